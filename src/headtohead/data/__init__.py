@@ -1,0 +1,1 @@
+"""What a network reads: corpora, tokenizers, objectives, layouts, the ledger."""

@@ -1,0 +1,13 @@
+"""The one exception that is meant for the person at the keyboard."""
+
+
+class UserError(Exception):
+    """Something the user can put right.
+
+    The message is ONE line that names the thing (file, key, option) and says what would be right. The command
+    line prints it as ``error: <message>`` and exits with code 2; nothing shows a traceback for it.
+    """
+
+    def __init__(self, message: str) -> None:
+        # Messages often quote foreign text (an exception, a line of a file): no line break may split them.
+        super().__init__(" ".join(message.split()))

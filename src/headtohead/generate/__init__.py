@@ -1,0 +1,1 @@
+"""How a network writes: decoding on the KV cache."""

@@ -1,0 +1,1 @@
+"""How a network learns: recipe, optimizer, checkpoints, the one training loop."""
