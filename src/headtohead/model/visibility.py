@@ -1,0 +1,274 @@
+"""Who may see whom: visibility as an object built from small rules.
+
+A visibility is a relation between the coordinates of a query token and those of a key token, for a head of a
+layer. It is written the way it is said, ``prefix & same_document`` or ``by_head(causal, anticausal)``, and from
+that one object come the dense mask, the mask function of FlexAttention, the exact count of visible pairs, the
+reach of a network (`reach.py`) and the drawing. Nothing here imports torch: the rules are comparisons and
+Boolean operators alone, so the same code runs on NumPy arrays and on tensors.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from headtohead.errors import UserError
+
+INPUT, OUTPUT = 0, 1
+PADDING = -1
+"""The document number of a place that holds no token."""
+
+ROWS_AT_ONCE = 1024
+"""Queries per slice when counting, so that long sequences are counted in constant memory."""
+
+
+class Coordinates(NamedTuple):
+    """Where each token stands: integer arrays of one shape (..., T), NumPy arrays or tensors.
+
+    `position` counts within a document, over both streams; `document` numbers the documents of a row (`PADDING`
+    where there is no token); `part` is `INPUT` or `OUTPUT`.
+    """
+
+    position: Any
+    document: Any
+    part: Any
+
+    def queries(self) -> Coordinates:
+        """The same coordinates as (..., T, 1), to be compared with `keys()`."""
+        return Coordinates(*(array[..., :, None] for array in self))
+
+    def keys(self) -> Coordinates:
+        """The same coordinates as (..., 1, T)."""
+        return Coordinates(*(array[..., None, :] for array in self))
+
+
+def sequence(input_length: int, output_length: int) -> Coordinates:
+    """The coordinates of one document: `input_length` tokens of input, then `output_length` of output (NumPy)."""
+    total = input_length + output_length
+    part = np.repeat([INPUT, OUTPUT], [input_length, output_length])
+    return Coordinates(np.arange(total), np.zeros(total, dtype=np.int64), part)
+
+
+class Visibility:
+    """A rule, or rules joined by `&` and `|`. Immutable, hashable; `str` and `parse` are each other's inverse."""
+
+    def holds(self, q: Coordinates, k: Coordinates, head: Any, heads: int) -> Any:
+        """Whether a query sees a key in head number `head` of `heads`; arrays broadcast against each other."""
+        raise NotImplementedError
+
+    @property
+    def differs_by_head(self) -> bool:
+        return False
+
+    def __and__(self, other: Visibility) -> Visibility:
+        return Both(self, other)
+
+    def __or__(self, other: Visibility) -> Visibility:
+        return Either(self, other)
+
+    def dense(self, q: Coordinates, k: Coordinates, heads: int = 1) -> Any:
+        """The mask, Boolean, (..., H, Tq, Tk) where H is `heads` if heads differ and 1 if they are alike.
+
+        Padding neither sees nor is seen.
+        """
+        queries = Coordinates(*(array[..., None, :, None] for array in q))
+        keys = Coordinates(*(array[..., None, None, :] for array in k))
+        head = _counting_like(q.position, heads if self.differs_by_head else 1)[:, None, None]
+        real = (queries.document != PADDING) & (keys.document != PADDING)
+        return self.holds(queries, keys, head, heads) & real
+
+    def mask_mod(self, q: Coordinates, k: Coordinates, heads: int) -> Callable[[Any, Any, Any, Any], Any]:
+        """The same mask as a `mask_mod(batch, head, query, key)` for `torch.nn.attention.flex_attention`.
+
+        `q` and `k` are tensors (B, T).
+        """
+
+        def visible(b: Any, h: Any, i: Any, j: Any) -> Any:
+            queries = Coordinates(*(array[b, i] for array in q))
+            keys = Coordinates(*(array[b, j] for array in k))
+            real = (queries.document != PADDING) & (keys.document != PADDING)
+            return self.holds(queries, keys, h, heads) & real
+
+        return visible
+
+    def count(self, q: Coordinates, k: Coordinates, heads: int = 1) -> int:
+        """How many (query, key, head) triples are visible: exact, in constant memory."""
+        times = 1 if self.differs_by_head else heads
+        total = 0
+        for start in range(0, q.position.shape[-1], ROWS_AT_ONCE):
+            some = Coordinates(*(array[..., start : start + ROWS_AT_ONCE] for array in q))
+            total += int(self.dense(some, k, heads).sum())
+        return total * times
+
+    def append_only(self, q: Coordinates, k: Coordinates, heads: int = 1) -> bool:
+        """Whether no query sees a key of a later position: then tokens can be appended and all caches kept."""
+        later = k.position[..., None, None, :] > q.position[..., None, :, None]
+        return not bool((self.dense(q, k, heads) & later).any())
+
+    @staticmethod
+    def parse(text: str) -> Visibility:
+        """Read a visibility as it is written in a file, such as ``(causal | key_is_input) & same_document``.
+
+        Raises:
+            UserError: naming the word that is not a rule, or the argument that does not fit.
+        """
+        try:
+            tree = ast.parse(text.strip(), mode="eval").body
+        except SyntaxError as error:
+            raise UserError(f"visibility '{text}' can't be read: write rules joined by & and |") from error
+        return _read(tree, text)
+
+
+@dataclass(frozen=True)
+class Rule(Visibility):
+    """A named relation between one query and one key."""
+
+    name: str
+    relation: Callable[[Coordinates, Coordinates], Any]
+
+    def holds(self, q: Coordinates, k: Coordinates, head: Any, heads: int) -> Any:
+        return self.relation(q, k)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rule) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+@dataclass(frozen=True)
+class Both(Visibility):
+    """Visible under both rules."""
+
+    left: Visibility
+    right: Visibility
+
+    def holds(self, q: Coordinates, k: Coordinates, head: Any, heads: int) -> Any:
+        return self.left.holds(q, k, head, heads) & self.right.holds(q, k, head, heads)
+
+    @property
+    def differs_by_head(self) -> bool:
+        return self.left.differs_by_head or self.right.differs_by_head
+
+    def __str__(self) -> str:
+        return " & ".join(f"({side})" if isinstance(side, Either) else str(side) for side in (self.left, self.right))
+
+
+@dataclass(frozen=True)
+class Either(Visibility):
+    """Visible under one rule or the other."""
+
+    left: Visibility
+    right: Visibility
+
+    def holds(self, q: Coordinates, k: Coordinates, head: Any, heads: int) -> Any:
+        return self.left.holds(q, k, head, heads) | self.right.holds(q, k, head, heads)
+
+    @property
+    def differs_by_head(self) -> bool:
+        return self.left.differs_by_head or self.right.differs_by_head
+
+    def __str__(self) -> str:
+        return f"{self.left} | {self.right}"
+
+
+@dataclass(frozen=True)
+class ByHead(Visibility):
+    """The heads in equal shares, in order, each share under a rule of its own."""
+
+    rules: tuple[Visibility, ...]
+
+    def holds(self, q: Coordinates, k: Coordinates, head: Any, heads: int) -> Any:
+        visible = None
+        for index, rule in enumerate(self.rules):
+            first, last = (heads * index // len(self.rules), heads * (index + 1) // len(self.rules))
+            mine = (head >= first) & (head < last) & rule.holds(q, k, head, heads)
+            visible = mine if visible is None else visible | mine
+        return visible
+
+    @property
+    def differs_by_head(self) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        return f"by_head({', '.join(map(str, self.rules))})"
+
+
+causal = Rule("causal", lambda q, k: k.position <= q.position)
+anticausal = Rule("anticausal", lambda q, k: k.position >= q.position)
+full = Rule("full", lambda q, k: (k.position == k.position) & (q.position == q.position))
+key_is_input = Rule("key_is_input", lambda q, k: (k.part == INPUT) & (q.part == q.part))
+prefix = Rule("prefix", lambda q, k: (k.position <= q.position) | (k.part == INPUT))
+"""UniLM's sequence-to-sequence mask: everybody sees the whole input, the output is causal."""
+same_document = Rule("same_document", lambda q, k: k.document == q.document)
+same_part = Rule("same_part", lambda q, k: k.part == q.part)
+
+
+def window(size: int) -> Rule:
+    """Keys fewer than `size` positions away, on either side."""
+    return Rule(
+        f"window({size})",
+        lambda q, k: (q.position - k.position < size) & (k.position - q.position < size),
+    )
+
+
+def same_block(size: int) -> Rule:
+    """Keys in the query's own block of `size` positions."""
+    return Rule(f"same_block({size})", lambda q, k: q.position // size == k.position // size)
+
+
+def earlier_block(size: int) -> Rule:
+    """Keys in a block of `size` positions before the query's own."""
+    return Rule(f"earlier_block({size})", lambda q, k: k.position // size < q.position // size)
+
+
+def by_head(*rules: Visibility) -> ByHead:
+    """Equal shares of the heads, in order, under each rule: `by_head(causal, anticausal)`."""
+    return ByHead(rules)
+
+
+WORDS: dict[str, Rule] = {
+    rule.name: rule for rule in (causal, anticausal, full, key_is_input, prefix, same_document, same_part)
+}
+SIZED: dict[str, Callable[[int], Rule]] = {
+    "window": window,
+    "same_block": same_block,
+    "earlier_block": earlier_block,
+}
+
+
+def _read(node: ast.expr, text: str) -> Visibility:
+    match node:
+        case ast.BinOp(left=left, op=ast.BitAnd(), right=right):
+            return Both(_read(left, text), _read(right, text))
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return Either(_read(left, text), _read(right, text))
+        case ast.Name(id=name) if name in WORDS:
+            return WORDS[name]
+        case ast.Call(func=ast.Name(id="by_head"), args=rules, keywords=[]) if len(rules) >= 2:
+            return ByHead(tuple(_read(rule, text) for rule in rules))
+        case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=size)], keywords=[]) if name in SIZED:
+            if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+                return SIZED[name](size)
+            raise UserError(f"visibility '{text}': {name} takes a positive whole number of positions, not {size!r}")
+    part = ast.get_source_segment(text.strip(), node) or text
+    word = cast(str, getattr(getattr(node, "func", node), "id", part))
+    known = [*WORDS, *(f"{name}(N)" for name in SIZED), "by_head(A, B)"]
+    near = difflib.get_close_matches(word, [*WORDS, *SIZED, "by_head"], n=1)
+    hint = f"did you mean '{near[0]}'? " if near and near[0] != word else ""
+    raise UserError(f"visibility '{text}': '{part}' is not a rule; {hint}the rules are {', '.join(known)}")
+
+
+def _counting_like(array: Any, length: int) -> Any:
+    """0, 1, … `length` - 1 in the library, and on the device, of `array`."""
+    if isinstance(array, np.ndarray):
+        return np.arange(length)
+    return array.new_ones(length).cumsum(0) - 1
