@@ -1,0 +1,309 @@
+"""The training loop: one, for every architecture.
+
+What it needs from lower rooms it is handed: evaluators, batches, the ledger. What a step computes is in
+``objective`` and ``backward``; everything around it serves two promises. A run that was stopped at any
+moment, by ``kill -9`` too, and started again is bit for bit the run that never stopped. And a run that can't
+go on says where and why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headtohead.model.batch import Batch
+from headtohead.model.transformer import Transformer
+from headtohead.train import checkpoint
+from headtohead.train.metrics import MetricsFile
+from headtohead.train.nonfinite import NonFinite, first_nonfinite_layer, nonfinite_gradient
+from headtohead.train.optimizers import learning_rate, make_optimizer, set_learning_rate
+from headtohead.train.recipe import Recipe
+from headtohead.train.runtime import Notice, Runtime, configure, to_stderr
+
+Evaluate = Callable[[Transformer, int], Mapping[str, Any]]
+OnProgress = Callable[[int, int, float, float], None]
+
+# These settle when a run is written down, not what it computes: they may change from one start to the next.
+_NOT_IDENTITY = ("checkpoint_every",)
+
+
+class Stopped(Exception):
+    """The run was asked to end (SIGTERM, Ctrl-C) and did, after a checkpoint of the step it had reached."""
+
+    def __init__(self, step: int, signal_number: int) -> None:
+        self.step, self.signal_number = step, signal_number
+        name = signal.Signals(signal_number).name
+        super().__init__(f"stopped by {name} after step {step}, checkpoint written")
+
+
+@dataclass
+class Progress:
+    """The loop's own state, as it stands in a checkpoint."""
+
+    step: int = 0
+    """Updates made."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    since_log: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    """Nats and supervised tokens since the last line of the metrics."""
+    since_point: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    """The same since the last point of the learning curve."""
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
+    )
+    """Wall time by what it went into, over all starts of the run."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run; its weights are in the model and in the last checkpoint."""
+
+    ledger: Any
+    curve: list[dict[str, Any]]
+    seconds: dict[str, float]
+    runtime: Runtime
+    checkpoint: Path
+
+
+def objective(total: Tensor, weight: float) -> Tensor:
+    """THE loss reduction: a sum over supervised tokens, divided once by the number of them in the whole step.
+
+    Summed over the micro-batches of a step it gives the loss of the big batch; a mean of means would weigh a
+    token by how many others share its micro-batch.
+
+    Args:
+        total: over one micro-batch, Σ cross-entropy + z_loss · log² Z: both have the same denominator.
+        weight: supervised tokens of the step, over all its micro-batches.
+    """
+    return total / weight
+
+
+def backward(
+    model: Transformer, batches: Sequence[Batch], z_loss: float, runtime: Runtime
+) -> tuple[float, float]:
+    """Gradients of one step into ``.grad``; returns its nats (a sum) and its supervised tokens."""
+    weight = sum(float(batch.weights.sum()) for batch in batches)
+    nats = 0.0
+    for batch in batches:
+        with runtime.autocast():
+            sums = model.loss(batch, z_loss)
+        objective(sums.total, weight).backward()
+        nats += float(sums.nats)
+    return nats, weight
+
+
+def train(
+    model: Transformer,
+    batch_at: Callable[[int], Sequence[Batch]],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    ledger: Any,
+    flops_of: Callable[[Batch], float],
+    identity: Mapping[str, Any] | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_at: Collection[int] = (),
+    on_progress: OnProgress | None = None,
+    notice: Notice = to_stderr,
+) -> Trained:
+    """Train ``model`` by ``recipe`` in ``folder``, going on from the newest usable checkpoint there.
+
+    Args:
+        model: with its first weights, from wherever they are.
+        batch_at: the micro-batches of a step, counted from 0; a function of the step alone, which is what
+            makes the place in the data need no saving.
+        recipe: with its ``steps`` settled.
+        folder: gets ``checkpoints/`` and ``metrics.jsonl``; the caller holds its lock.
+        ledger: counts what is consumed, ``add(batch, flops)``; goes through checkpoints by ``as_dict`` and
+            ``from_dict``.
+        flops_of: training FLOPs of a batch.
+        identity: what else makes this run this run (checksums of corpus and tokenizer, version); JSON.
+        evaluate: called after the steps in ``evaluate_at`` (0: before the first) with the model and the step;
+            its results become a point of the learning curve. Random numbers it draws don't touch the
+            training.
+        on_progress: called after each step with step, steps, seconds left, nats per supervised token.
+        notice: gets the one-line notices.
+
+    Raises:
+        NonFinite: a loss or gradient that isn't finite.
+        Stopped: on SIGTERM or Ctrl-C, after a checkpoint.
+        UserError: a checkpoint of another run stands in ``folder``, or a file can't be written.
+    """
+    if recipe.steps is None:
+        raise ValueError("the number of steps is not settled: use recipe.with_steps(n)")
+    runtime = configure(recipe, notice)
+    identity = identity_of(model, recipe, runtime, identity or {})
+    saved = folder / "checkpoints"
+    checkpoint.sweep(saved)
+    optimizer = make_optimizer(model, recipe)
+    torch.manual_seed(recipe.seed)
+    progress = Progress()
+    last = checkpoint.latest(saved, identity, notice)
+    if last is not None:
+        last.restore(model, optimizer)
+        progress = Progress(**last.state["progress"])
+        ledger = type(ledger).from_dict(last.state["ledger"])
+    last_path = last.path if last else None
+    del last
+    if runtime.compiled:
+        model.compile_blocks()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def measure_point() -> None:
+        if evaluate is None or progress.step not in evaluate_at:
+            return
+        began = time.perf_counter()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            results = evaluate(model, progress.step)
+        counts = ledger.as_dict()
+        nats, weight = progress.since_point
+        progress.curve.append(
+            {
+                "step": progress.step,
+                "tokens": counts["tokens_shown"],
+                "flops": counts["flops"],
+                "train_nats": nats / weight if weight else None,
+                **results,
+            }
+        )
+        progress.since_point = [0.0, 0.0]
+        progress.seconds["evaluate"] += time.perf_counter() - began
+
+    def save() -> Path:
+        began = time.perf_counter()
+        metrics.sync()
+        state = {"progress": vars(progress), "ledger": ledger.as_dict()}
+        path = checkpoint.save(saved, progress.step, model, optimizer, identity, state)
+        progress.seconds["checkpoint"] += time.perf_counter() - began
+        return path
+
+    with MetricsFile(folder / "metrics.jsonl", progress.step) as metrics, _stop_signals() as asked:
+        clock = _Clock(recipe.steps, progress.step, evaluate_at if evaluate else ())
+        if progress.step == 0:
+            measure_point()
+        while progress.step < recipe.steps:
+            began = time.perf_counter()
+            batches = batch_at(progress.step)
+            rate = learning_rate(recipe, progress.step + 1)
+            set_learning_rate(optimizer, rate)
+            optimizer.zero_grad(set_to_none=True)
+            nats, weight = backward(model, batches, recipe.z_loss, runtime)
+            norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip))
+            if not (math.isfinite(nats) and math.isfinite(norm)):
+                raise NonFinite(progress.step + 1, _blame(model, batches, nats, runtime), last_path)
+            optimizer.step()
+            for batch in batches:
+                ledger.add(batch, flops_of(batch))
+            progress.step += 1
+            for sums in (progress.since_log, progress.since_point):
+                sums[0] += nats
+                sums[1] += weight
+            progress.seconds["train"] += time.perf_counter() - began
+
+            if progress.step % recipe.log_every == 0 or progress.step == recipe.steps:
+                counts = ledger.as_dict()
+                metrics.append(
+                    {
+                        "step": progress.step,
+                        "tokens": counts["tokens_shown"],
+                        "flops": counts["flops"],
+                        "nats": progress.since_log[0] / progress.since_log[1],
+                        "grad_norm": norm,
+                        "learning_rate": rate,
+                        "seconds": round(progress.seconds["train"], 3),
+                    }
+                )
+                progress.since_log = [0.0, 0.0]
+            measure_point()
+            stop = asked() if progress.step < recipe.steps else None
+            if progress.step % recipe.checkpoint_every == 0 or progress.step == recipe.steps or stop:
+                last_path = save()
+            if on_progress:
+                on_progress(progress.step, recipe.steps, clock.left(progress), nats / weight)
+            if stop:
+                raise Stopped(progress.step, stop)
+    assert last_path is not None
+    return Trained(ledger, progress.curve, progress.seconds, runtime, last_path)
+
+
+def identity_of(
+    model: Transformer, recipe: Recipe, runtime: Runtime, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What two runs must share for their weights to be equal bit for bit; where they are placed is no part of
+    it.
+    """
+    shapes = {name: list(tensor.shape) for name, tensor in checkpoint.named_tensors(model).items()}
+    network = json.dumps([model.architecture.model_dump(mode="json"), shapes], sort_keys=True)
+    return {
+        **more,
+        "architecture": hashlib.sha256(network.encode()).hexdigest(),
+        "recipe": {k: v for k, v in recipe.model_dump(mode="json").items() if k not in _NOT_IDENTITY},
+        "runtime": vars(runtime),
+    }
+
+
+def _blame(model: Transformer, batches: Sequence[Batch], nats: float, runtime: Runtime) -> str:
+    """Where a step stopped being finite: its batches once more, eagerly and watched."""
+    for batch in batches:
+        with runtime.autocast():
+            layer = first_nonfinite_layer(model, lambda batch=batch: model.loss(batch))
+        if layer:
+            return layer
+    return "loss" if not math.isfinite(nats) else nonfinite_gradient(model)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], int | None]]:
+    """Turns a first SIGTERM or Ctrl-C into an answer the loop asks for between steps; a second Ctrl-C ends at
+    once.
+    """
+    received: list[int] = []
+
+    def receive(number: int, frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    former: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # only there may Python set handlers
+        former = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+class _Clock:
+    """Seconds left: what remains of steps and evaluations at their recent pace."""
+
+    def __init__(self, steps: int, step: int, evaluate_at: Collection[int]) -> None:
+        self._steps, self._first = steps, step + 1
+        self._evaluate_at = sorted(at for at in evaluate_at if at <= steps)
+        self._before: tuple[float, float] | None = None
+        self._per_step: float | None = None
+        self._per_point = 0.0
+
+    def left(self, progress: Progress) -> float:
+        train, points = progress.seconds["train"], progress.seconds["evaluate"]
+        if self._before is not None:
+            took = train - self._before[0]
+            # The first step of a start may hold a compilation: the second replaces it.
+            fresh = self._per_step is None or progress.step <= self._first + 1
+            self._per_step = took if fresh or self._per_step is None else 0.95 * self._per_step + 0.05 * took
+            self._per_point = max(points - self._before[1], self._per_point)
+        self._before = (train, points)
+        per_step = self._per_step if self._per_step is not None else train / progress.step
+        due = sum(at > progress.step for at in self._evaluate_at)
+        return per_step * (self._steps - progress.step) + self._per_point * due

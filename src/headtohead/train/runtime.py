@@ -1,0 +1,97 @@
+"""What this machine makes of a recipe: threads, precision, compiler, allocator."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from headtohead.train.recipe import Recipe
+
+Notice = Callable[[str], None]
+
+
+def to_stderr(line: str) -> None:
+    """Where one-line notices go unless the caller has a better place."""
+    print(line, file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a run is really computed: part of its identity, since each of these changes bits."""
+
+    threads: int
+    precision: Literal["bf16", "fp32"]
+    compiled: bool
+    torch: str
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass: bf16 matrix products over fp32 master weights, or nothing."""
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def configure(recipe: Recipe, notice: Notice = to_stderr) -> Runtime:
+    """Set this process up for ``recipe`` and say what it came to. Call it before the network is built.
+
+    What the machine lacks is told in one line each and done without: bf16 becomes fp32, compiled becomes
+    eager.
+    """
+    tune_allocator()
+    torch.set_num_threads(recipe.threads)
+    torch.use_deterministic_algorithms(True)
+    # It would write NaN over every fresh tensor first: a guard for code that reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    precision = recipe.precision
+    if precision == "bf16" and not has_bf16():
+        notice("this CPU has no bf16 matrix products (AVX-512 BF16 or AMX): the run is in fp32")
+        precision = "fp32"
+    compiled = recipe.compile
+    if compiled and (missing := missing_for_compile()):
+        notice(f"{missing}: the run is eager, not compiled")
+        compiled = False
+    return Runtime(recipe.threads, precision, compiled, torch.__version__)
+
+
+def has_bf16() -> bool:
+    """Does the CPU multiply bf16 matrices in hardware? Without it, bf16 is emulated and slower than fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def missing_for_compile() -> str | None:
+    """What keeps ``torch.compile`` from working here, or None. Chooses the compiler when CXX doesn't."""
+    chosen = os.environ.get("CXX")
+    if chosen:
+        if shutil.which(chosen.split()[0]) is None:
+            return f"CXX names {chosen}, which is not there"
+    else:
+        found = next((name for name in ("g++", "clang++") if shutil.which(name)), None)
+        if found is None:
+            return "there is no C++ compiler (g++ or clang++)"
+        os.environ["CXX"] = found  # torch looks for g++ alone
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        return "there are no Python headers (Python.h) to compile against"
+    return None
+
+
+def tune_allocator() -> bool:
+    """Keep freed memory in the process (glibc): True when it was done.
+
+    Activations are freed and asked for again in every step. By default glibc gives large blocks back to the
+    kernel, which hands them out again page by page, zeroed: up to half of a small network's step.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    # malloc.h: M_TRIM_THRESHOLD -1 (as large as it goes: never trim), M_MMAP_MAX -4 (0: no block by mmap)
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(-1, -1)) and bool(mallopt(-4, 0))

@@ -1,0 +1,149 @@
+"""A run small enough for the tests: tiny networks, random rows, a plain ledger. Also a program, to be killed.
+
+    python small.py FOLDER KEY=VALUE …
+
+trains in FOLDER, with a step every SECONDS when ``pause`` is given.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headtohead.errors import UserError
+from headtohead.model.architecture import Architecture, Norms, one_stack, two_stacks
+from headtohead.model.batch import Batch, Tokens
+from headtohead.model.transformer import Transformer
+from headtohead.train.loop import Trained, train
+from headtohead.train.recipe import Recipe
+
+VOCABULARY = 40
+ROW = 12
+
+
+def tiny(two: bool = False) -> Architecture:
+    """One causal stack, or an encoder and a decoder, of width 16."""
+    sizes: dict[str, Any] = {"d_model": 16, "heads": 2, "d_head": 8, "vocabulary": VOCABULARY}
+    norms = Norms(query_key=True, value=True, output=True)
+    if two:
+        return two_stacks("tiny-two", "full", depths=(1, 1), d_ff=32, norms=norms, **sizes)
+    return one_stack("tiny-one", "causal", depth=2, d_ff=32, norms=norms, **sizes)
+
+
+def recipe(**changes: Any) -> Recipe:
+    """Few steps, eager, fp32, a checkpoint every 5 steps; ``changes`` on top."""
+    settings: dict[str, Any] = {
+        "learning_rate": 1e-2,
+        "warmup_steps": 3,
+        "rows_per_step": 4,
+        "micro_batches": 2,
+        "steps": 20,
+        "precision": "fp32",
+        "compile": False,
+        "checkpoint_every": 5,
+        "log_every": 2,
+    }
+    return Recipe.model_validate({**settings, **changes})
+
+
+def rows(architecture: Architecture, step: int, count: int) -> Batch:
+    """``count`` random rows for the streams of ``architecture``; about a third of the places carry no loss."""
+    generator = torch.Generator().manual_seed(1000 + step)
+
+    def draw(high: int) -> torch.Tensor:
+        return torch.randint(0, high, (count, ROW), generator=generator)
+
+    zeros = torch.zeros(count, ROW, dtype=torch.long)
+    streams = {
+        stream.name: Tokens(draw(VOCABULARY), torch.arange(ROW).expand(count, ROW), zeros, zeros)
+        for stream in architecture.streams
+    }
+    weights = (draw(3) > 0).float()
+    targets = draw(VOCABULARY) * weights.long()
+    return Batch(streams, targets, weights, zeros, weights.bool())
+
+
+def take(batch: Batch, start: int, end: int) -> Batch:
+    """Some rows of a batch."""
+    part = slice(start, end)
+    return Batch(
+        {
+            n: Tokens(t.ids[part], t.position[part], t.document[part], t.part[part])
+            for n, t in batch.streams.items()
+        },
+        batch.targets[part],
+        batch.weights[part],
+        batch.example[part],
+        batch.scored[part],
+    )
+
+
+def micro_batches(batch: Batch, count: int) -> list[Batch]:
+    size = len(batch.targets) // count
+    return [take(batch, i * size, (i + 1) * size) for i in range(count)]
+
+
+@dataclass
+class PlainLedger:
+    """Counts enough to see that counts are kept."""
+
+    tokens_shown: int = 0
+    flops: float = 0.0
+
+    def add(self, batch: Batch, flops: float) -> None:
+        self.tokens_shown += sum(tokens.ids.numel() for tokens in batch.streams.values())
+        self.flops += flops
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PlainLedger:
+        return cls(**data)
+
+
+def run(
+    folder: Path,
+    *,
+    two: bool = False,
+    pause: float = 0.0,
+    model: Transformer | None = None,
+    changes: dict[str, Any] | None = None,
+    **more: Any,
+) -> tuple[Transformer, Trained]:
+    """One run in ``folder``; returns the trained network too."""
+    model = model or Transformer(tiny(two))
+    settings = recipe(**(changes or {}))
+
+    def batch_at(step: int) -> list[Batch]:
+        time.sleep(pause)
+        return micro_batches(rows(model.architecture, step, settings.rows_per_step), settings.micro_batches)
+
+    more.setdefault("evaluate", lambda network, step: {"noise": float(torch.rand(()))})
+    more.setdefault("evaluate_at", (0, 7, 10, 20))
+    trained = train(
+        model, batch_at, settings, folder, ledger=PlainLedger(), flops_of=lambda batch: 100.0, **more
+    )
+    return model, trained
+
+
+def outcome(model: Transformer, trained: Trained) -> dict[str, Any]:
+    """All that must be equal between a run that was stopped and one that wasn't; not the seconds."""
+    return {
+        "weights": {name: value.tolist() for name, value in model.state_dict().items()},
+        "ledger": trained.ledger.as_dict(),
+        "curve": trained.curve,
+    }
+
+
+if __name__ == "__main__":
+    options = dict(part.split("=") for part in sys.argv[2:])
+    try:
+        run(Path(sys.argv[1]), two=options.get("arm") == "two", pause=float(options.get("pause", 0)))
+    except UserError as error:
+        sys.exit(f"error: {error}")
