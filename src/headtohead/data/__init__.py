@@ -1,1 +1,1 @@
-"""What a network reads: corpora, tokenizers, objectives, layouts, the ledger."""
+"""What a network reads: text in, examples out, packed into the batches one architecture needs."""

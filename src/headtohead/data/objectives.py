@@ -1,0 +1,286 @@
+"""Objectives: how a document is cut into Examples, each an input and an output.
+
+A document is cut into windows on bytes (the same windows for every arm); an objective cuts a window into the
+input text and the output text. Nothing here knows an architecture.
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import numpy as np
+
+from headtohead.data.corpora import Document, Pair
+from headtohead.data.shards import CONTINUE, PAIR, RESTORE, TEXT, Example, ExampleStore
+from headtohead.data.tokenizers import Tokenizer
+from headtohead.errors import UserError
+
+VOWELS = "aeiouAEIOU"
+_WITHOUT_VOWELS = str.maketrans("", "", VOWELS)
+FEWEST_VOWELS = 0.05  # below this share of the characters, restoring vowels is nearly a copy
+WORD_REACH = 16  # a cut moves back by at most this many bytes to fall before a space
+
+
+class Objective(Protocol):
+    """How one window becomes an input and an output. `ends`: the output really ends where the window does."""
+
+    @property
+    def region(self) -> str: ...
+    @property
+    def mode(self) -> int: ...
+    @property
+    def ends(self) -> bool: ...
+    def cut(self, window: str) -> tuple[str, str]: ...
+    def check(self, texts: Sequence[str]) -> None: ...
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """All output: the input is empty."""
+
+    region: str = "text"
+    mode: int = TEXT
+    ends: bool = False
+
+    def cut(self, window: str) -> tuple[str, str]:
+        return "", window
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Any text will do."""
+
+
+@dataclass(frozen=True)
+class PrefixLM:
+    """The second part of a window given the first. `split`: in the middle (by bytes), or anywhere by a stable hash.
+
+    input + output is the window, exactly. The output is never empty; the input may be, for a window of one character.
+    """
+
+    split: Literal["middle", "random"] = "middle"
+    seed: int = 0
+    region: str = "continuation"
+    mode: int = CONTINUE
+    ends: bool = False
+
+    def cut(self, window: str) -> tuple[str, str]:
+        data = window.encode()
+        at = len(data) // 2
+        if self.split == "random":
+            digest = hashlib.sha256(self.seed.to_bytes(8, "little") + data).digest()
+            at = 1 + int.from_bytes(digest[:8], "little") % max(1, len(data) - 1)
+        at = _cut_at(data, at)
+        return data[:at].decode(), data[at:].decode()
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Any text will do."""
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """A window given itself with its vowels removed: an output that cannot be written without its input."""
+
+    region: str = "restoration"
+    mode: int = RESTORE
+    ends: bool = True
+
+    def cut(self, window: str) -> tuple[str, str]:
+        return window.translate(_WITHOUT_VOWELS), window
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Raises UserError where so few characters are vowels that the output would be a copy of the input."""
+        total = sum(map(len, texts))
+        vowels = sum(len(text) - len(text.translate(_WITHOUT_VOWELS)) for text in texts)
+        if total and vowels < FEWEST_VOWELS * total:
+            raise UserError(
+                f"the restoration objective needs text with vowels ({VOWELS[:5]}): only {100 * vowels / total:.1f} % of "
+                f"the training text's characters are vowels, at least {100 * FEWEST_VOWELS:.0f} % are needed; "
+                "leave restoration out of the study's objectives for this text"
+            )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The user's own pairs: the output given the input, as they stand."""
+
+    region: str = "answer"
+    mode: int = PAIR
+    ends: bool = True
+
+
+def windows(text: str, size_bytes: int) -> list[str]:
+    """Cut a text into the fewest windows of at most `size_bytes` bytes of UTF-8, of nearly equal size.
+
+    The windows joined are the text, exactly. A cut is never inside a character, falls before a space if one is near,
+    and does not part a character from the combining marks on it (unless the marks alone outgrow a window).
+    `size_bytes` is at least 4, the longest character.
+    """
+    if size_bytes < 4:
+        raise ValueError(f"windows of {size_bytes} bytes cannot hold every character: 4 is the least")
+    data = text.encode()
+    found: list[str] = []
+    start = 0
+    while start < len(data):
+        left = len(data) - start
+        count = -(-left // size_bytes)
+        size = left if count == 1 else _cut_at(data[start : start + size_bytes + 4], -(-left // count))
+        # Where no cut goes before the first character, it is a window of its own: 4 bytes at most.
+        end = start + (size or next(n for n in range(1, 5) if start + n == len(data) or data[start + n] & 0xC0 != 0x80))
+        found.append(data[start:end].decode())
+        start = end
+    return found
+
+
+def _cut_at(data: bytes, at: int) -> int:
+    """The place nearest to `at`, at or before it, where UTF-8 `data` may be cut: see `windows`. 0 < result if at >= 4."""
+    here = _boundary(data, at)
+    space = data.rfind(b" ", max(1, here - WORD_REACH), here + 1)
+    if space > 0:
+        following = data[space + 1 : space + 5].decode(errors="ignore")
+        if not (following and _extends(following[0])):
+            return space
+    place = here
+    while 0 < place < len(data) and _extends(data[place : place + 4].decode(errors="ignore")[:1]):
+        place = _boundary(data, place - 1)
+    return place if place > 0 else here
+
+
+def _boundary(data: bytes, at: int) -> int:
+    while 0 < at < len(data) and data[at] & 0xC0 == 0x80:  # a continuation byte of UTF-8
+        at -= 1
+    return at
+
+
+def _extends(character: str) -> bool:
+    """Whether a character attaches to the one before it: combining marks, variation selectors, the joiner."""
+    return character != "" and (unicodedata.category(character).startswith("M") or character == "\u200d")
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """An example as text, before tokens."""
+
+    document: int
+    objective: Objective | Answer
+    input: str
+    output: str
+
+
+def _pieces(
+    documents: Sequence[Document], objectives: Sequence[Objective], window_bytes: int, every_region: bool
+) -> Iterator[_Piece]:
+    """Every window under its objective: in turn over all windows of all documents, or under every objective."""
+    turn = 0
+    for d, document in enumerate(documents):
+        for window in windows(document.text, window_bytes):
+            for objective in objectives if every_region else (objectives[turn % len(objectives)],):
+                yield _Piece(d, objective, *objective.cut(window))
+            turn += 1
+
+
+def examples(
+    documents: Sequence[Document],
+    objectives: Sequence[Objective],
+    tokenizer: Tokenizer,
+    window_bytes: int,
+    *,
+    every_region: bool = False,
+) -> ExampleStore:
+    """Cut documents into Examples.
+
+    every_region False (training): a window goes to one objective, in turn, so that the mixture is balanced to one
+    example and depends on nothing but the documents. True (held-out text): every window under every objective.
+    """
+    pieces = _pieces(documents, objectives, window_bytes, every_region)
+    return _tokenize(pieces, [d.name for d in documents], tokenizer)
+
+
+def pair_examples(pairs: Sequence[Pair], tokenizer: Tokenizer) -> ExampleStore:
+    """One Example a pair: the user's own inputs and outputs."""
+    answer = Answer()
+    pieces = (_Piece(i, answer, p.input, p.output) for i, p in enumerate(pairs))
+    return _tokenize(pieces, [p.name for p in pairs], tokenizer)
+
+
+def _tokenize(pieces: Iterator[_Piece], names: Sequence[str], tokenizer: Tokenizer) -> ExampleStore:
+    def made() -> Iterator[Example]:
+        batch: list[_Piece] = []
+        for piece in pieces:
+            batch.append(piece)
+            if len(batch) == 1024:
+                yield from flush(batch)
+                batch = []
+        yield from flush(batch)
+
+    def flush(batch: list[_Piece]) -> Iterator[Example]:
+        ids = tokenizer.encode_many([text for p in batch for text in (p.input, p.output)])
+        for i, p in enumerate(batch):
+            yield Example(
+                np.array(ids[2 * i], np.int32),
+                np.array(ids[2 * i + 1], np.int32),
+                p.objective.mode,
+                p.objective.ends,
+                p.document,
+                p.objective.region,
+                len(p.output.encode()),
+                len(p.input.encode()),
+            )
+
+    return ExampleStore.build(made(), names, tokenizer.vocabulary)
+
+
+def tokenizer_texts(
+    documents: Sequence[Document], objectives: Sequence[Objective], window_bytes: int
+) -> Iterator[str]:
+    """The training text as the objectives cut it, for `train_tokenizer`: the inputs and outputs a run will show."""
+    for piece in _pieces(documents, objectives, window_bytes, every_region=False):
+        yield piece.input
+        yield piece.output
+
+
+def wrong_inputs(examples: Sequence[Example]) -> list[Example]:
+    """The same examples, each with the input of another: what is the input worth?
+
+    Within a mode, inputs are exchanged between different documents at the nearest length, every input used once
+    where that can be done (a derangement); where one document holds more than half of them, the rest take the
+    nearest input of another document. Deterministic. Lengths change, so rows have to be planned anew.
+    Raises UserError where all examples of a mode come from one document.
+    """
+    found = list(examples)
+    for mode in sorted({e.mode for e in examples}):
+        own = [i for i, e in enumerate(examples) if e.mode == mode]
+        own.sort(key=lambda i: (len(examples[i].input), i))
+        documents = [examples[i].document for i in own]
+        if len(set(documents)) < 2:
+            raise UserError(
+                "the value of the input needs held-out text from at least 2 documents: "
+                f"all {len(own)} examples of the {examples[own[0]].region} region come from one"
+            )
+        for place, giver in enumerate(_exchange(documents)):
+            other = examples[own[giver]]
+            found[own[place]] = replace(examples[own[place]], input=other.input, input_bytes=other.input_bytes)
+    return found
+
+
+def _exchange(documents: Sequence[int]) -> list[int]:
+    """For each place a near giver of another document: a rotation by one, mended by the nearest swap that helps."""
+    n = len(documents)
+    giver = [(i + 1) % n for i in range(n)]
+    if n > 2:  # the last takes the longest but one's, not the shortest's: rotate pairs, and the last three together
+        giver = [i ^ 1 for i in range(n)] if n % 2 == 0 else [i ^ 1 for i in range(n - 3)] + [n - 2, n - 1, n - 3]
+
+    def wrong(i: int, g: int) -> bool:
+        return documents[i] == documents[g]
+
+    for i in range(n):
+        if not wrong(i, giver[i]):
+            continue
+        near = (j for step in range(1, n) for j in (i - step, i + step) if 0 <= j < n)
+        for j in near:
+            if not wrong(i, giver[j]) and not wrong(j, giver[i]):
+                giver[i], giver[j] = giver[j], giver[i]
+                break
+        else:
+            giver[i] = min((j for j in range(n) if not wrong(i, j)), key=lambda j: (abs(j - i), j))
+    return giver

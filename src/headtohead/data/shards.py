@@ -1,0 +1,188 @@
+"""Examples on disk: a memory-mapped file of tokens with an index, and one deterministic order for every arm.
+
+A store is three files in a folder, all written atomically, the JSON last:
+
+    NAME.tokens   the tokens of every example, input then output, as uint16 (int32 for vocabularies over 65,536)
+    NAME.index    one row of int64 per example (the columns are `COLUMNS`)
+    NAME.json     shapes, documents, regions and the sha256 of the two files above
+
+Runs open it read-only; a file cut short or altered is refused by name.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from headtohead.errors import UserError
+from headtohead.files import read_json, sha256_of, write_atomic
+
+# Ids of the special tokens, the same for every tokenizer. Text never contains them.
+PAD, START, END, CONTINUE, RESTORE, TEXT, PAIR = range(7)
+SPECIALS = ("<pad>", "<start>", "<end>", "<continue>", "<restore>", "<text>", "<pair>")
+
+COLUMNS = ("start", "input", "output", "mode", "ends", "document", "region", "input_bytes", "output_bytes")
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An input and an output as token ids of real text (no special tokens), and where they came from.
+
+    Knows nothing of architectures. `ends`: the output really ends there, so an <end> is supervised after it
+    (and never scored). `document` is the index of its document in the store it came from.
+    """
+
+    input: npt.NDArray[np.int32]
+    output: npt.NDArray[np.int32]
+    mode: int
+    ends: bool
+    document: int
+    region: str
+    output_bytes: int
+    input_bytes: int = 0
+
+
+class ExampleStore(Sequence[Example]):
+    """Examples as flat arrays, in memory or mapped from disk. `store[i]` is an `Example`.
+
+    documents: names of the documents, in the order that `Example.document` counts.
+    """
+
+    def __init__(
+        self,
+        tokens: npt.NDArray[np.generic],
+        index: npt.NDArray[np.int64],
+        documents: Sequence[str],
+        regions: Sequence[str],
+    ) -> None:
+        self.tokens = tokens
+        self.index = index
+        self.documents = tuple(documents)
+        self.regions = tuple(regions)
+
+    @classmethod
+    def build(cls, examples: Iterable[Example], documents: Sequence[str], vocabulary: int) -> "ExampleStore":
+        """Gather examples in memory. `vocabulary` chooses the width of a token (uint16 or int32)."""
+        dtype = np.uint16 if vocabulary <= 65536 else np.int32
+        pieces: list[npt.NDArray[np.generic]] = []
+        rows: list[tuple[int, ...]] = []
+        regions: list[str] = []
+        start = 0
+        for e in examples:
+            if e.region not in regions:
+                regions.append(e.region)
+            n, m = len(e.input), len(e.output)
+            row = (start, n, m, e.mode, int(e.ends), e.document, regions.index(e.region), e.input_bytes, e.output_bytes)
+            rows.append(row)
+            pieces += [e.input.astype(dtype), e.output.astype(dtype)]
+            start += n + m
+        tokens = np.concatenate(pieces) if pieces else np.empty(0, dtype)
+        index = np.array(rows, np.int64).reshape(-1, len(COLUMNS))
+        return cls(tokens, index, documents, regions)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i):  # type: ignore[override]  # int only in effect: a slice gives a list of examples
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        start, n, m, mode, ends, document, region, input_bytes, output_bytes = self.index[i].tolist()
+        tokens = self.tokens[start : start + n + m].astype(np.int32)
+        return Example(
+            tokens[:n], tokens[n:], mode, bool(ends), document, self.regions[region], output_bytes, input_bytes
+        )
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[i] for i in range(len(self)))
+
+    def column(self, name: str) -> npt.NDArray[np.int64]:
+        """One column of the index for every example: see `COLUMNS` (lengths are in tokens)."""
+        return self.index[:, COLUMNS.index(name)]
+
+    @property
+    def lengths_in(self) -> npt.NDArray[np.int64]:
+        return self.column("input")
+
+    @property
+    def lengths_out(self) -> npt.NDArray[np.int64]:
+        return self.column("output")
+
+    def region_of(self, region: str) -> npt.NDArray[np.int64]:
+        """Indices of the examples of one region, in order; none where the store has no such region."""
+        if region not in self.regions:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(self.column("region") == self.regions.index(region))
+
+    def subset(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "ExampleStore":
+        """A store of these examples only, over the same tokens and document names."""
+        return ExampleStore(self.tokens, self.index[np.asarray(indices, np.int64)], self.documents, self.regions)
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write NAME.tokens, NAME.index and NAME.json. Raises UserError (disk full, not writable)."""
+        tokens, index = self.tokens.tobytes(), np.ascontiguousarray(self.index, np.int64).tobytes()
+        write_atomic(folder / f"{name}.tokens", tokens)
+        write_atomic(folder / f"{name}.index", index)
+        description = {
+            "format": FORMAT,
+            "dtype": str(self.tokens.dtype),
+            "tokens": len(self.tokens),
+            "examples": len(self),
+            "columns": list(COLUMNS),
+            "regions": list(self.regions),
+            "documents": list(self.documents),
+            "sha256": {"tokens": hashlib.sha256(tokens).hexdigest(), "index": hashlib.sha256(index).hexdigest()},
+        }
+        write_atomic(folder / f"{name}.json", json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> "ExampleStore":
+        """Map a saved store read-only. Raises UserError for a file missing, cut short or altered."""
+        path = folder / f"{name}.json"
+        description = read_json(path, "data description")
+        try:
+            if description["format"] != FORMAT or description["columns"] != list(COLUMNS):
+                raise UserError(f"{path} was written by another version of headtohead: delete {folder} and start again")
+            dtype, tokens, examples = np.dtype(description["dtype"]), description["tokens"], description["examples"]
+            sizes = {"tokens": tokens * dtype.itemsize, "index": examples * len(COLUMNS) * 8}
+            sums, documents, regions = description["sha256"], description["documents"], description["regions"]
+            wanted = {kind: sums[kind] for kind in sizes}
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path} is damaged: delete {folder} and start again") from None
+        for kind, size in sizes.items():
+            part = folder / f"{name}.{kind}"
+            if not part.is_file():
+                raise UserError(f"{part} is missing: delete {folder} and start again")
+            if part.stat().st_size != size:
+                raise UserError(
+                    f"{part} has {part.stat().st_size} bytes where {size} were written: delete {folder} and start again"
+                )
+            if sha256_of(part) != wanted[kind]:
+                raise UserError(f"{part} has been altered since it was written: delete {folder} and start again")
+        if not examples:
+            return cls(np.empty(0, dtype), np.empty((0, len(COLUMNS)), np.int64), documents, regions)
+        flat = np.memmap(folder / f"{name}.tokens", dtype, mode="r") if tokens else np.empty(0, dtype)
+        index = np.memmap(folder / f"{name}.index", np.int64, mode="r", shape=(examples, len(COLUMNS)))
+        return cls(flat, index, documents, regions)
+
+
+def order(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order in which every arm of this seed reads n examples in this epoch: a permutation of 0..n-1.
+
+    Sorts by a splitmix64 hash of (seed, epoch, index) rather than by a library's generator, so that it does not
+    depend on a version.
+    """
+    stream = _mix(np.array([(seed * 0x9E3779B97F4A7C15 + epoch) % 2**64], np.uint64))
+    return np.argsort(_mix(np.arange(n, dtype=np.uint64) ^ stream), kind="stable")
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele, Lea and Flood 2014): a bijection of 64-bit words."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
