@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headtohead.model.architecture import Architecture, Layer
-from headtohead.model.attention import NORM_EPSILON, Attention, KeySource
+from headtohead.model.attention import NORM_EPSILON, Attention, KeySource, Mask
 
 
 class RMSNorm(nn.Module):
@@ -54,13 +54,13 @@ class Block(nn.Module):
         turned: Tensor | None,
         sources: list[list[KeySource]],
         own: list[list[bool]],
-        masks: list[Tensor],
+        masks: list[Mask],
         reference: bool = False,
     ) -> tuple[Tensor, list[Tensor | None]]:
         """x (B, T, d) -> (B, T, d), and each sublayer's weights if `reference`.
 
         `sources[s][r]` is what read r of sublayer s reads; where `own[s][r]`, its states are this stream's, normed
-        here. `masks[s]` (B, 1 or H, T, keys) covers the sublayer's reads side by side.
+        here. `masks[s]` covers the sublayer's reads side by side.
         """
         weights: list[Tensor | None] = []
         for attention, norm, reads, mine, mask in zip(

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headtohead.model.architecture import Architecture, Layer, Stream
-from headtohead.model.attention import KeySource, LayerCache, Recorder
+from headtohead.model.architecture import Architecture, Layer, Read, Stream
+from headtohead.model.attention import KeySource, LayerCache, Mask, Recorder
 from headtohead.model.batch import Batch, Tokens
 from headtohead.model.blocks import Block, RMSNorm, initialise
 from headtohead.model.loss import LossSums, cross_entropy_sums
@@ -152,10 +152,11 @@ class Transformer(nn.Module):
         a = self.architecture
         return rotation(position, a.d_head, a.rope_base) if a.positions == "rope" else None
 
-    def _masks(self, stream: Stream, streams: Mapping[str, Tokens], cache: Cache | None) -> dict[tuple, list[Tensor]]:
+    def _masks(self, stream: Stream, streams: Mapping[str, Tokens], cache: Cache | None) -> dict[tuple[Read, ...], list[Mask]]:
         """For each distinct list of reads in the stream, the mask of each of its sublayers: made once a batch."""
         queries = streams[stream.name].coordinates
         made: dict[tuple[str, Visibility], Tensor] = {}
+        joined: dict[tuple[Read, ...], Mask] = {}
 
         def mask(keys: str, visibility: Visibility) -> Tensor:
             if (keys, visibility) not in made:
@@ -163,10 +164,10 @@ class Transformer(nn.Module):
                 made[keys, visibility] = visibility.dense(queries, where, self.architecture.heads)
             return made[keys, visibility]
 
-        return {
-            layer.reads: [_side_by_side([mask(r.keys, r.visibility) for r in group]) for group in layer.sublayers]
-            for layer in stream.layers
-        }
+        for group in (group for layer in stream.layers for group in layer.sublayers):
+            if group not in joined:
+                joined[group] = Mask.of(_side_by_side([mask(r.keys, r.visibility) for r in group]))
+        return {layer.reads: [joined[group] for group in layer.sublayers] for layer in stream.layers}
 
     def _sources(
         self,
@@ -208,7 +209,7 @@ def _run_block(
     turned: Tensor | None,
     sources: list[list[KeySource]],
     own: list[list[bool]],
-    masks: list[Tensor],
+    masks: list[Mask],
     reference: bool,
 ) -> tuple[Tensor, list[Tensor | None]]:
     return block(x, turned, sources, own, masks, reference)
