@@ -45,8 +45,8 @@ class Match:
         depth = "+".join(map(str, self.depths))
         changed = ", ".join(self.changes) or "unchanged"
         return (
-            f"{self.architecture.name}: {self.parameters:,} parameters ({self.mismatch:+.2%} of {self.target:,}), "
-            f"{depth} layers, {changed}"
+            f"{self.architecture.name}: {self.parameters:,} parameters "
+            f"({self.mismatch:+.2%} of {self.target:,}), {depth} layers, {changed}"
         )
 
 
@@ -82,8 +82,8 @@ def match_parameters(a: Architecture, target: int, tolerance: float = 0.01) -> M
         assert nearest is not None
         found = parameters(nearest[1])["total"]
         raise UserError(
-            f"'{a.name}' can't be brought within {tolerance:.1%} of {target:,} parameters at width {a.d_model}: the "
-            f"nearest is {found:,}, with {'+'.join(map(str, nearest[1].depths))} layers and "
+            f"'{a.name}' can't be brought within {tolerance:.1%} of {target:,} parameters at width "
+            f"{a.d_model}: the nearest is {found:,}, with {'+'.join(map(str, nearest[1].depths))} layers and "
             f"d_ff {_d_ff(nearest[1])}; change the width or the target"
         )
     found = parameters(best[1])["total"]

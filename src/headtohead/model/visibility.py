@@ -159,7 +159,10 @@ class Both(Visibility):
         return self.left.differs_by_head or self.right.differs_by_head
 
     def __str__(self) -> str:
-        return " & ".join(f"({side})" if isinstance(side, Either) else str(side) for side in (self.left, self.right))
+        left = f"({self.left})" if isinstance(self.left, Either) else str(self.left)
+        # & and | bind to the left: a right side of the same kind needs its brackets to be read back as it is.
+        right = f"({self.right})" if isinstance(self.right, (Both, Either)) else str(self.right)
+        return f"{left} & {right}"
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,8 @@ class Either(Visibility):
         return self.left.differs_by_head or self.right.differs_by_head
 
     def __str__(self) -> str:
-        return f"{self.left} | {self.right}"
+        right = f"({self.right})" if isinstance(self.right, Either) else str(self.right)
+        return f"{self.left} | {right}"
 
 
 @dataclass(frozen=True)
