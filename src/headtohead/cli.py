@@ -1,0 +1,369 @@
+"""The command line: what there is to ask for, and how errors are told.
+
+Only typer is imported here. Each command imports what it needs when it is called, so that ``--help`` answers
+at once and ``budget``, ``draw`` and ``study --dry-run`` never wait for torch. Errors are told in one place,
+`run`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from headtohead import __version__
+from headtohead.errors import UserError
+from headtohead.files import explain_os_error
+
+PROGRAM = "headtohead"
+ANSWER, LOOK, INSIDE = "Answer a question", "Look at a network", "Inside a study"
+
+
+class Readable:
+    """Help as it is meant to be read: paragraphs flow to the width of the terminal, flags show no type."""
+
+    def __init__(self, *args: Any, help: str | None = None, **settings: Any) -> None:
+        if help:
+            paragraphs = inspect.cleandoc(help).split("\n\n")
+            help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        super().__init__(*args, help=help, **settings)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, with a blank where a flag would show ``<bool>`` and an argument ``<path>``."""
+        params: list[Any] = super().get_params(ctx)  # pyright: ignore[reportAttributeAccessIssue]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = " "
+            elif param.param_type_name == "argument":
+                param.display_type_rich = lambda ctx: None
+        return params
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The usage line without braces around what is required: ``study [OPTIONS] FILE``."""
+        pieces: list[str] = super().collect_usage_pieces(ctx)  # pyright: ignore[reportAttributeAccessIssue]
+        return [piece.replace("{", "").replace("}", "") for piece in pieces]
+
+
+class Group(Readable, TyperGroup):
+    """The program."""
+
+
+class Command(Readable, TyperCommand):
+    """One command of it."""
+
+
+class ManyValues(Command):
+    """A command whose ``--text a b c`` and ``--set x=1 y=2`` take several values, as people write them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse ``args`` with the options repeated; see `spread`."""
+        return super().parse_args(ctx, spread(args))
+
+
+def spread(arguments: Sequence[str]) -> list[str]:
+    """Repeat the option before each further value: ``--text a b`` becomes ``--text a --text b``.
+
+    What follows belongs to ``--text`` unless it is an option or a study file (``.toml``), and to ``--set`` if
+    it has the form ``key=value``; so the study file may stand before or after them.
+    """
+    result: list[str] = []
+    option: str | None = None  # the option whose values are being read
+    first = False  # whether the next word is its first value, which is its own whatever it looks like
+    for place, word in enumerate(arguments):
+        if word == "--":
+            return [*result, *arguments[place:]]
+        if option is not None and not first and not word.startswith("-"):
+            more = not word.endswith(".toml") if option == "--text" else "=" in word
+            if more:
+                result.append(option)
+            else:
+                option = None
+        elif word.startswith("-") and not first:
+            option, first = (word, True) if word in ("--text", "--set") else (None, False)
+            result.append(word)
+            continue
+        first = False
+        result.append(word)
+    return result
+
+
+app = typer.Typer(
+    name=PROGRAM,
+    cls=Group,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\n\n".join(
+        (
+            "[bold]Start here[/bold]",
+            "  [cyan]headtohead study studies/first-look.toml --dry-run[/cyan]  what it would run",
+            "  [cyan]headtohead study studies/first-look.toml[/cyan]            run it, watch the page",
+            "  [cyan]headtohead budget decllm-150m redllm-150m[/cyan]           what two networks cost",
+        )
+    ),
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+def _complete_preset(incomplete: str) -> list[str]:
+    from headtohead.model.architecture import preset_names
+
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
+def _complete_run(incomplete: str) -> list[str]:
+    return sorted(str(path.parent) for path in Path().glob(f"{incomplete}*/**/run.json"))
+
+
+def _at_least(lowest: int) -> Callable[[str], int]:
+    """A parser of whole numbers from ``lowest`` up, whose error names the value."""
+
+    def parse(value: str | int) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = None
+        if number is None or number < lowest:
+            raise typer.BadParameter(f"'{value}' is not a whole number from {lowest} up")
+        return number
+
+    return parse
+
+
+@app.callback(invoke_without_command=True)
+def headtohead(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """A laboratory for language-model architectures.
+
+    Causal decoder, prefix decoder, encoder-decoder, or something in between: for your text and your budget,
+    which one, and how sure are we? A study file asks; a page with intervals answers.
+    """
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+@app.command(cls=ManyValues, rich_help_panel=ANSWER, short_help="Run a study file and write its page.")
+def study(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The study: a TOML file, see studies/.")],
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH...",
+            help="Your own text in place of the embedded corpus: files or folders of .txt, .md, .jsonl.",
+            rich_help_panel="Your own data",
+        ),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='Your own pairs: a .jsonl file with "input" and "output" in each line.',
+            rich_help_panel="Your own data",
+        ),
+    ] = None,
+    field: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The field of a .jsonl line that holds the text.",
+            rich_help_panel="Your own data",
+        ),
+    ] = "text",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where to write.", show_default="runs/<name of FILE>"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=_at_least(1),
+            help="Runs side by side, one thread each.",
+            show_default="one per core",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the runs, the match, FLOPs and time; start nothing.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE...", help="Change a value of the study file: --set margin=0.02"
+        ),
+    ] = None,
+) -> None:
+    """Run a study and write its page.
+
+    First a rehearsal: every arm once, short, in minutes. Then the full runs, in an order that keeps the arms
+    level; the page (report.html in the folder) is renewed after each. Stopped or killed, the same command goes
+    on where it was, and no finished run is repeated.
+    """
+    from headtohead.study import runner
+
+    runner.study(
+        file=file,
+        text=text or [],
+        pairs=pairs,
+        field=field,
+        out=out or Path("runs") / file.stem,
+        workers=workers,
+        dry_run=dry_run,
+        overrides=set_ or [],
+    )
+
+
+@app.command(
+    cls=Command, rich_help_panel=ANSWER, short_help="Write a study's page again, from what is finished."
+)
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")],
+) -> None:
+    """Write a study's page again (report.html, report.md, the figures), from the runs finished so far."""
+    from headtohead.study import report as pages
+
+    pages.write_report(folder)
+
+
+@app.command(cls=Command, rich_help_panel=ANSWER, short_help="Show every difference between two runs.")
+def diff(
+    first: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a run.", autocompletion=_complete_run)
+    ],
+    second: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of another.", autocompletion=_complete_run)
+    ],
+) -> None:
+    """Show every difference between two runs: description, recipe, data, and the ledger of what they used."""
+    from headtohead.study import difference
+
+    difference.print_difference(first, second)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=LOOK,
+    short_help="Parameters, FLOPs and cache bytes, before anything is built.",
+)
+def budget(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME",
+            help="Presets, such as decllm-150m or redllm-8b.",
+            autocompletion=_complete_preset,
+        ),
+    ],
+    input_tokens: Annotated[
+        int, typer.Option("--input", metavar="N", parser=_at_least(0), help="Tokens of input.")
+    ] = 1024,
+    output_tokens: Annotated[
+        int, typer.Option("--output", metavar="M", parser=_at_least(0), help="Tokens of output.")
+    ] = 1024,
+    dtype: Annotated[
+        str, typer.Option(metavar="TYPE", help="The KV cache's type: bf16, fp16, fp32.")
+    ] = "bf16",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Print what networks cost: parameters, FLOPs for one example, and bytes of KV cache.
+
+    Computed from the description alone; nothing is built. With two or more networks, each is also given as a
+    ratio to the first.
+
+    Names are a family and a size, as in redllm-nano. Families: decllm, redllm (as published), causal, prefix,
+    redllm-causal-encoder. Sizes: nano, micro, mini, 150m, 1b, 2b, 4b, 8b.
+    """
+    from headtohead.study import tables
+
+    tables.print_budget(names, input_tokens, output_tokens, dtype, as_json)
+
+
+@app.command(cls=Command, rich_help_panel=LOOK, short_help="Draw who sees whom in a network.")
+def draw(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A preset.", autocompletion=_complete_preset)],
+    out: Annotated[Path, typer.Option(metavar="FILE.svg", help="The picture to write.")],
+) -> None:
+    """Draw who sees whom: every read of a network, query by key, as one SVG picture."""
+    from headtohead.study import drawing
+
+    drawing.draw(name, out)
+
+
+@app.command(
+    "run",
+    cls=Command,
+    rich_help_panel=INSIDE,
+    short_help="Do one run of a study (the study calls this itself).",
+)
+def run_one(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the run, with its run.json.")],
+) -> None:
+    """Do one run: claim its folder, train from its last checkpoint on, score, write its result.
+
+    A study starts this command once for each run. By hand it serves to repeat or to finish a single one.
+    """
+    from headtohead.study import worker
+
+    worker.run(folder)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says and return the exit code. The one place where errors are told.
+
+    0: done. 2: something the user can put right, one line on stderr. 130: interrupted. Anything else is a
+    defect of the program, and shows its traceback.
+    """
+    command = typer.main.get_command(app)
+    if f"_{PROGRAM.upper()}_COMPLETE" in os.environ:
+        return command.main(prog_name=PROGRAM)  # the shell asks for completions, not for a command
+    try:
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        with command.make_context(PROGRAM, words) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as finished:
+        return finished.exit_code
+    except UserError as error:
+        return _fail(str(error))
+    except typer.TyperException as error:
+        return _fail(_usage_message(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; the same command goes on where it was")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader (head, less) has gone: no error. Python would complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{explain_os_error(error)}")
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    """One line for a wrong option or argument, with where to look."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else PROGRAM
+    message = (
+        " ".join(error.format_message().split()).rstrip(".").replace("Possible options:", "did you mean")
+    )
+    return f"{message[:1].lower()}{message[1:]}; see {path} --help"
