@@ -86,7 +86,9 @@ class Transformer(nn.Module):
             masks = self._masks(stream, streams, cache)
             for index, (layer, block) in enumerate(zip(stream.expanded, self._blocks(stream), strict=True)):
                 sources, own = self._sources(stream, index, layer, finals, turns, cache, x)
-                run = self._run_block if cache is None and recorder is None and not reference else _run_block
+                # Scoring is eager: without gradients it would be a second graph to compile, for less than it saves.
+                learning = torch.is_grad_enabled() and cache is None and recorder is None and not reference
+                run = self._run_block if learning else _run_block
                 x, weights = run(
                     block,
                     x,
