@@ -33,7 +33,8 @@ class Readable:
         if help:
             paragraphs = inspect.cleandoc(help).split("\n\n")
             help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-        super().__init__(*args, help=help, **settings)
+        settings["help"] = help
+        super().__init__(*args, **settings)
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, with a blank where a flag would show ``<bool>`` and an argument ``<path>``."""
@@ -210,8 +211,8 @@ def study(
     """Run a study and write its page.
 
     First a rehearsal: every arm once, short, in minutes. Then the full runs, in an order that keeps the arms
-    level; the page (report.html in the folder) is renewed after each. Stopped or killed, the same command goes
-    on where it was, and no finished run is repeated.
+    level; the page (report.html in the folder) is renewed after each. Stopped or killed, the same command
+    goes on where it was, and no finished run is repeated.
     """
     from headtohead.study import runner
 
@@ -342,7 +343,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         return _fail(_usage_message(error))
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the same command goes on where it was")
+        _fail("interrupted; what is finished is kept")
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader (head, less) has gone: no error. Python would complain when it flushes at its end.

@@ -51,9 +51,9 @@ def make_folder(path: Path) -> None:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write ``content`` (text as UTF-8) to ``path`` so that readers see the old file or all of the new.
 
-    The bytes go to a temporary file in the same folder, to the disk, then over ``path`` in one step; the folder
-    is made if it is missing. A failure leaves ``path`` as it was and no temporary file behind. (A ``kill -9``
-    may leave a ``.<name>.<random>.tmp``, which nothing reads.)
+    The bytes go to a temporary file in the same folder, to the disk, then over ``path`` in one step; the
+    folder is made if it is missing. A failure leaves ``path`` as it was and no temporary file behind. (A
+    ``kill -9`` may leave a ``.<name>.<random>.tmp``, which nothing reads.)
 
     Raises:
         UserError: naming the path and the reason (disk full, not writable, …).
@@ -164,8 +164,8 @@ class FolderLock:
     """One process at a time in a folder: ``with FolderLock(folder): …``.
 
     An exclusive ``flock`` on ``folder/.lock``: the kernel frees it when the process ends, by ``kill -9`` too,
-    so no stale lock is ever to be cleaned up. The file holds the owner's process id, for the message only. The
-    descriptor is not inherited by child programs, so a worker can't keep its dead parent's lock alive.
+    so no stale lock is ever to be cleaned up. The file holds the owner's process id, for the message only.
+    The descriptor is not inherited by child programs, so a worker can't keep its dead parent's lock alive.
 
     Raises:
         UserError: on entering, when another process holds the folder or the lock file can't be made.

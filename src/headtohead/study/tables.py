@@ -63,7 +63,7 @@ def print_budget(
         return
     print_wide(budget_table(networks, entries))
     print(
-        f"One example of {input_tokens:,} input and {output_tokens:,} output tokens; the output is supervised."
+        f"One example of {input_tokens:,} input and {output_tokens:,} output tokens, the output supervised;"
         f" KV cache in {dtype}.\n"
         "FLOPs: 2 per multiply-add, attention by visible pairs; training is 3 × forward."
     )
