@@ -38,7 +38,7 @@ class Token:
     part: int
 
 
-# The rules once more, one pair of tokens at a time, as one would explain them. Nothing is shared with the package.
+# The rules once more, one pair of tokens at a time, as one would explain them: nothing shared with the package.
 SAYS: dict[str, Callable[[Token, Token], bool]] = {
     "causal": lambda q, k: k.position <= q.position,
     "anticausal": lambda q, k: k.position >= q.position,

@@ -1,0 +1,70 @@
+"""Whom a network's answer can depend on, from its description alone.
+
+A token of one place reaches another place's final state if there is a way from the one to the other: in each
+sublayer a place takes in every place that some head lets it see, and keeps what it had (the residual). That
+is a product of Boolean matrices over the layers. It goes across streams: a decoder's place that sees an
+encoder's place is reached by whatever reaches that place's *final* state, in every layer.
+
+Law 1 holds a network to it in both directions: what is not in the reach never changes an answer, what is
+does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from headtohead.model.architecture import Architecture
+from headtohead.model.visibility import Coordinates, Visibility
+
+Reach = dict[tuple[str, str], np.ndarray]
+"""By (query stream, key stream): Boolean (…, Tq, Tk), whether the key's token reaches the query's final
+state.
+"""
+
+
+def reach(a: Architecture, coordinates: Mapping[str, Coordinates]) -> Reach:
+    """The reach of every place of every stream.
+
+    Args:
+        a: the network.
+        coordinates: NumPy arrays (…, T) for each stream by name, alike in all but T.
+
+    Returns:
+        A matrix for each stream with itself and with each earlier stream. Padding reaches itself alone.
+    """
+    found: Reach = {}
+    for index, stream in enumerate(a.streams):
+        sources = [s.name for s in a.streams[: index + 1]]
+        now = {name: _nothing_yet(coordinates, stream.name, name) for name in sources}
+        for reads in (group for layer in stream.expanded for group in layer.sublayers):
+            taken = {name: matrix.copy() for name, matrix in now.items()}
+            for read in reads:
+                seen = _seen(read.visibility, coordinates[stream.name], coordinates[read.keys], a.heads)
+                for name in sources:
+                    through = now.get(name) if read.keys == stream.name else found.get((read.keys, name))
+                    if through is not None:
+                        taken[name] |= _product(seen, through)
+            now = taken
+        found.update({(stream.name, name): matrix for name, matrix in now.items()})
+    return found
+
+
+def _nothing_yet(coordinates: Mapping[str, Coordinates], queries: str, keys: str) -> np.ndarray:
+    """Before the first layer a place holds its own token and nothing else."""
+    q, k = coordinates[queries].position, coordinates[keys].position
+    shape = (*q.shape, k.shape[-1])
+    return np.broadcast_to(np.eye(*shape[-2:], dtype=bool) if queries == keys else False, shape).copy()
+
+
+def _seen(rule: Visibility, q: Coordinates, k: Coordinates, heads: int) -> np.ndarray:
+    """What at least one head sees: (…, Tq, Tk)."""
+    return rule.dense(q, k, heads).any(axis=-3)
+
+
+def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The Boolean matrix product. Counts of up to 2^24 ways are exact in fp32, and only their being 0
+    matters.
+    """
+    return np.matmul(left.astype(np.float32), right.astype(np.float32)) > 0
