@@ -1,8 +1,8 @@
 # headtohead: `make study` answers the first question, `make test` checks the whole tree. Both set everything up.
 #
 #   PYTHON=python3.12     the interpreter the environment is made with (3.11 or newer)
-#   TORCH_INDEX=<address> another package index to take PyTorch from: its CPU index, or the one of a CUDA version
-#                         (PyTorch's "Get started" page lists them). Without it: pip's own index.
+#   TORCH_INDEX=<address> PyTorch's CPU index, or the one of your CUDA version (its "Get started" page lists them):
+#                         which build of PyTorch to install. Without it: the build that pip finds by default.
 #   STUDY=studies/x.toml  another study;  OUT=runs/x  another folder for it;  ARGS='--workers 1'  more options
 
 PYTHON ?= python3
@@ -22,7 +22,7 @@ JOBS ?= 2
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
-study: setup ## set up, then answer the question of studies/first-look.toml
+study: setup ## set up, then answer the question of STUDY, page in OUT
 	$(BIN)/headtohead study $(STUDY) --out $(OUT) $(ARGS)
 
 setup: $(STAMP) ## the environment in .venv, with the versions of constraints.txt
@@ -30,21 +30,16 @@ setup: $(STAMP) ## the environment in .venv, with the versions of constraints.tx
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: headtohead needs Python 3.11 or newer; choose one with: make PYTHON=python3.12" >&2; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-ifneq ($(TORCH_INDEX),)
-	$(BIN)/python -m pip install --quiet -c constraints.txt --index-url $(TORCH_INDEX) torch
-endif
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@echo "setting up .venv: once, a minute or more, mostly PyTorch's download"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	  -c constraints.txt -e '.[dev]'
 	@touch $@
 
-test: setup ## set up, then lint, format, types, import rules and tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
-	$(BIN)/lint-imports
+test: lint ## set up, then lint, format, types, import rules and tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
 
-lint: setup ## ruff, types and import rules only
+lint: setup ## set up, then lint, format, types and import rules only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
