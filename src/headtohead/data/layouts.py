@@ -7,7 +7,6 @@ positions restart at 0, and no label crosses from one to the next.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import chain
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from headtohead.data.shards import END, PAD, START, Example
 from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, Stream
 from headtohead.model.batch import Batch, Tokens
-from headtohead.model.budget import flops, visible_pairs
+from headtohead.model.budget import places, visible_pairs
 from headtohead.model.visibility import INPUT, OUTPUT, PADDING
 
 Supervise = Literal["output", "all"]
@@ -120,14 +119,14 @@ class Layout:
         self.supervise: Supervise = supervise
         self.row = row
         self.side = side
-        self._costs: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._pairs: dict[tuple[int, int], int] = {}
         self._positions = np.arange(max(row, 2 * side))
 
     def width(self, stream: Stream) -> int:
         """Places in a row of this stream."""
         return self.row if stream.holds == "both" else self.side
 
-    def batch(self, rows: Sequence[Sequence[Example]]) -> "Packed":
+    def batch(self, rows: Sequence[Sequence[Example]]) -> Batch:
         """Rows of examples (as planned by `plan_rows`) as a batch of B = len(rows); an empty row is all
         padding.
 
@@ -136,7 +135,7 @@ class Layout:
         """
         streams = {stream.name: self._tokens(stream, rows) for stream in self.architecture.streams}
         targets, weights, example, scored = self._labels(self.architecture.output_stream, rows)
-        return Packed(streams, targets, weights, example, scored, rows, self)
+        return Batch(streams, targets, weights, example, scored)
 
     def _tokens(self, stream: Stream, rows: Sequence[Sequence[Example]]) -> Tokens:
         shape = (len(rows), self.width(stream))
@@ -194,30 +193,16 @@ class Layout:
         """Targets of an example that carry loss."""
         return len(example.output) + example.ends + (len(example.input) if self.supervise == "all" else 0)
 
-    def cost(self, example: Example) -> tuple[int, int]:
-        """Visible (query, key, head) triples and training FLOPs of one example: see `model.budget`.
+    def visible_pairs(self, input: int, output: int) -> int:
+        """Visible (query, key, head) triples of an example of so many tokens, over all reads of all layers.
 
-        A packed row costs the sum of its examples, since every rule is confined to one document.
+        Counted by the rules on the example alone (`model.budget`): a packed row holds the sum of its examples,
+        since every rule is confined to one document.
         """
-        key = (len(example.input), len(example.output), self.supervised(example))
-        if key not in self._costs:
-            n, m, supervised = key
-            work = flops(self.architecture, 1 + n, 1 + m, supervised)["training"]
-            self._costs[key] = visible_pairs(self.architecture, 1 + n, 1 + m), work
-        return self._costs[key]
-
-
-@dataclass(frozen=True)
-class Packed(Batch):
-    """A batch that remembers what it was made from, for the ledger."""
-
-    rows: Sequence[Sequence[Example]]
-    layout: Layout
-
-    @cached_property
-    def flops(self) -> int:
-        """Training FLOPs, by visible pairs: see `model.budget`."""
-        return sum(self.layout.cost(example)[1] for example in chain.from_iterable(self.rows))
+        key = (input, output)
+        if key not in self._pairs:
+            self._pairs[key] = visible_pairs(self.architecture, 1 + input, 1 + output)
+        return self._pairs[key]
 
 
 @dataclass
@@ -226,8 +211,8 @@ class Ledger:
 
     bytes_shown: UTF-8 bytes of input and output text. tokens_shown: places that held a token, the mode token
     and <start> among them, over all streams. tokens_padding: the other places. visible_pairs: (query, key,
-    head) triples over reads and layers. flops: training FLOPs, by the caller's convention. documents: the
-    numbers of the documents seen.
+    head) triples over reads and layers. flops: training FLOPs, by the caller's convention. steps: batches
+    counted. documents: the numbers of the documents seen.
     """
 
     examples: int = 0
@@ -236,47 +221,42 @@ class Ledger:
     tokens_supervised: int = 0
     tokens_padding: int = 0
     visible_pairs: int = 0
-    flops: float = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    steps: int = 0
     documents: set[int] = field(default_factory=set)
 
-    def add(self, batch: Packed, flops: float) -> None:
-        """Count a batch that a network was trained on."""
-        for example in chain.from_iterable(batch.rows):
+    def add(
+        self, layout: Layout, rows: Sequence[Sequence[Example]], *, flops: float = 0, seconds: float = 0
+    ) -> None:
+        """Count a batch of these rows, that a network was trained on."""
+        shown = 0
+        for example in chain.from_iterable(rows):
+            n, m = len(example.input), len(example.output)
             self.examples += 1
             self.bytes_shown += example.input_bytes + example.output_bytes
-            self.tokens_supervised += batch.layout.supervised(example)
-            self.visible_pairs += batch.layout.cost(example)[0]
+            self.tokens_supervised += layout.supervised(example)
+            self.visible_pairs += layout.visible_pairs(n, m)
             self.documents.add(example.document)
-        for tokens in batch.streams.values():
-            shown = int((tokens.document != PADDING).sum())
-            self.tokens_shown += shown
-            self.tokens_padding += tokens.ids.numel() - shown
+            for stream in layout.architecture.streams:
+                shown += places(stream, 1 + n, 1 + m)
+        self.tokens_shown += shown
+        self.tokens_padding += len(rows) * sum(map(layout.width, layout.architecture.streams)) - shown
         self.flops += flops
+        self.seconds += seconds
+        self.steps += 1
 
-    def as_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it: documents as their number and as ranges ("0-17,19")."""
+    def as_dict(self) -> dict[str, int | float]:
+        """The counters, for a result: of the documents their number, `documents_seen`."""
         counters = {name: value for name, value in vars(self).items() if name != "documents"}
-        return {**counters, "documents_seen": len(self.documents), "documents": _ranges(self.documents)}
+        return {**counters, "documents_seen": len(self.documents)}
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it, for a checkpoint; with the counters of `as_dict`."""
+        return {**self.as_dict(), "documents": sorted(self.documents)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Ledger":
-        """The inverse of `as_dict`."""
-        counters = {
-            name: value for name, value in data.items() if name not in ("documents", "documents_seen")
-        }
-        documents: set[int] = set()
-        for part in filter(None, data["documents"].split(",")):
-            first, _, last = part.partition("-")
-            documents.update(range(int(first), int(last or first) + 1))
-        return cls(**counters, documents=documents)
-
-
-def _ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers as sorted ranges: {0, 1, 2, 5} is "0-2,5"."""
-    found: list[list[int]] = []
-    for n in sorted(numbers):
-        if found and n == found[-1][1] + 1:
-            found[-1][1] = n
-        else:
-            found.append([n, n])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
+    def from_state(cls, state: Mapping[str, Any]) -> "Ledger":
+        """The inverse of `state`."""
+        counters = {name: value for name, value in state.items() if name != "documents_seen"}
+        return cls(**{**counters, "documents": set(state["documents"])})
