@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from headtohead import __version__, cli
-from headtohead.errors import UserError
+from headtohead.errors import Interrupted, UserError
 from headtohead.model.architecture import preset_names
 
 COMMANDS = ("study", "report", "diff", "budget", "draw", "run")
@@ -142,12 +142,13 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     ("raised", "code", "told"),
     [
         (UserError("the file\nx.toml is empty"), 2, "error: the file x.toml is empty\n"),
+        (Interrupted("go on with: x"), 130, "error: go on with: x\n"),
         (KeyboardInterrupt(), 130, "error: interrupted; what is finished is kept\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: no space left on the disk\n"),
         (OSError(errno.ENOSPC, "No space", "runs/a"), 2, "error: runs/a: no space left on the disk\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "error: /x: permission denied\n"),
     ],
-    ids=["user", "interrupt", "disk", "disk-named", "permission"],
+    ids=["user", "stopped", "interrupt", "disk", "disk-named", "permission"],
 )
 def test_errors_of_a_command_are_told_once(
     raised: BaseException,
@@ -226,7 +227,7 @@ def test_study_hands_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "study", lambda **settings: calls.append(settings))
     assert cli.run(["study", "studies/x.toml"]) == 0
     assert calls.pop() == {
-        "file": Path("studies/x.toml"), "text": [], "pairs": None, "field": "text", "out": Path("runs/x"),
+        "file": Path("studies/x.toml"), "text": [], "pairs": None, "field": "text", "out": None,
         "workers": None, "dry_run": False, "overrides": [],
     }  # fmt: skip
     words = "study x.toml --text a b --pairs p --field body --out o --workers 3 --dry-run --set m=1 n=2"

@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from headtohead import __version__
-from headtohead.errors import UserError
+from headtohead.errors import Interrupted, UserError
 from headtohead.files import explain_os_error
 
 PROGRAM = "headtohead"
@@ -187,7 +187,7 @@ def study(
     ] = "text",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where to write.", show_default="runs/<name of FILE>"),
+        typer.Option(metavar="DIR", help="Where to write.", show_default="runs/<the study's name>"),
     ] = None,
     workers: Annotated[
         int | None,
@@ -221,7 +221,7 @@ def study(
         text=text or [],
         pairs=pairs,
         field=field,
-        out=out or Path("runs") / file.stem,
+        out=out,
         workers=workers,
         dry_run=dry_run,
         overrides=set_ or [],
@@ -339,12 +339,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as finished:
         return finished.exit_code
     except UserError as error:
-        return _fail(str(error))
+        return _fail(str(error), error.exit_code)
     except typer.TyperException as error:
         return _fail(_usage_message(error))
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; what is finished is kept")
-        return 128 + signal.SIGINT
+        return _fail("interrupted; what is finished is kept", Interrupted.exit_code)
     except BrokenPipeError:
         # The reader (head, less) has gone: no error. Python would complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -355,9 +354,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = UserError.exit_code) -> int:
     print(f"error: {message}", file=sys.stderr)
-    return 2
+    return code
 
 
 def _usage_message(error: typer.TyperException) -> str:

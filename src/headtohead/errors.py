@@ -1,4 +1,6 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""The exceptions that are meant for the person at the keyboard."""
+
+from typing import ClassVar
 
 
 class UserError(Exception):
@@ -8,6 +10,14 @@ class UserError(Exception):
     line prints it as ``error: <message>`` and exits with code 2; nothing shows a traceback for it.
     """
 
+    exit_code: ClassVar[int] = 2
+
     def __init__(self, message: str) -> None:
         # Messages often quote foreign text (an exception, a line of a file): no line break may split them.
         super().__init__(" ".join(message.split()))
+
+
+class Interrupted(UserError):
+    """The person stopped the program (Ctrl-C, or a polite kill); the message says how to go on."""
+
+    exit_code = 130
