@@ -89,18 +89,27 @@ def test_the_command_line_itself_imports_nothing_heavy() -> None:
         ["budget", "decllm-8b", "redllm-8b"],
         ["budget", "decllm-nano", "--json"],
         ["draw", "redllm-nano", "--out", "OUT.svg"],
-        ["study", "studies/first-look.toml", "--dry-run", "--out", "OUT"],
+        ["study", "STUDY", "--text", "TEXT", "--set", "recipe.warmup_steps=10", "--dry-run"],
     ],
     ids=lambda words: words[0],
 )
 def test_what_needs_no_torch_does_not_import_it(words: list[str], tmp_path: Path) -> None:
-    words = [word.replace("OUT", str(tmp_path / "out")) for word in words]
-    root = Path(__file__).parent.parent
+    # The first study, at one learning rate (the tuned ones are another file), on a text that is quickly read.
+    first_look = (Path(__file__).parent.parent / "studies" / "first-look.toml").read_text("utf-8")
+    one_rate = re.sub(r"^rates = .*$", "", first_look, flags=re.MULTILINE)
+    (tmp_path / "study.toml").write_text(
+        one_rate.replace("[recipe]", "[recipe]\nlearning_rate = 1e-3"), "utf-8"
+    )
+    lines = (
+        f"Line {n} of {n * n % 977} says {n * 7919 % 1009} things about {n % 31}.\n" for n in range(4000)
+    )
+    (tmp_path / "text.txt").write_text("".join(lines), "utf-8")
+    places = {"STUDY": "study.toml", "TEXT": "text.txt"}
     answer = subprocess.run(
-        [sys.executable, "-c", without("torch"), *words],
+        [sys.executable, "-c", without("torch"), *(places.get(word, word) for word in words)],
         capture_output=True,
         text=True,
-        cwd=root,
+        cwd=tmp_path,
         timeout=120,
     )
     assert answer.returncode == 0, answer.stderr

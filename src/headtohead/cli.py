@@ -319,7 +319,7 @@ def run_one(
     """
     from headtohead.study import worker
 
-    worker.run(folder)
+    raise typer.Exit(worker.run(folder))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -66,7 +66,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         if not isinstance(result, dict):
             raise UserError(f"the result {folder / 'result.json'} should hold a JSON object")
         for key in ("identity", "ledger"):
-            if key in result:
+            if isinstance(result.get(key), dict):
                 sections[key] = result[key]
     return sections
 
