@@ -1,0 +1,98 @@
+"""The arms of a study as networks, brought to equal total parameters, with what that cost in other
+quantities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from headtohead.errors import UserError
+from headtohead.model.architecture import Architecture, architecture
+from headtohead.model.budget import Parameters, parameters
+from headtohead.model.matching import match_parameters
+from headtohead.study.plan import Arm, Study
+from headtohead.validation import validated
+
+TOLERANCE = 0.01
+"""Equal parameters means: totals no further apart than this fraction."""
+BYTE_VOCABULARY = 7 + 256
+
+
+@dataclass(frozen=True)
+class Matched:
+    """One arm's network. `mismatch` is total / target - 1, None for an arm that is matched to no other;
+    `changes` is what the solver did to the description, in words.
+    """
+
+    arm: Arm
+    architecture: Architecture
+    parameters: Parameters
+    matched_to: str | None = None
+    mismatch: float | None = None
+    changes: tuple[str, ...] = ()
+
+
+def matched_arms(study: Study) -> dict[str, Matched]:
+    """Every arm's network, those with `match` solved for, in the order of the study file.
+
+    Raises:
+        UserError: a description that is not a network, or no sizes within 1 % of the target.
+    """
+    drawn = {arm.key: described(study, arm) for arm in study.arms}
+    found: dict[str, Matched] = {}
+    for arm in study.arms:
+        if arm.match is None:
+            network = drawn[arm.key]
+            found[arm.key] = Matched(arm, network, parameters(network))
+            continue
+        if study.arm(arm.match).match is not None:
+            raise UserError(
+                f"arm '{arm.key}' is matched to '{arm.match}', which is itself matched to another: match both to that one"
+            )
+        match = match_parameters(drawn[arm.key], parameters(drawn[arm.match])["total"], TOLERANCE)
+        sizes = parameters(match.architecture)
+        found[arm.key] = Matched(arm, match.architecture, sizes, arm.match, match.mismatch, match.changes)
+    return found
+
+
+def described(study: Study, arm: Arm) -> Architecture:
+    """The network an arm describes, before any matching: the study's shared sizes, with the arm's own over
+    them.
+    """
+    own = arm.architecture
+    sizes: dict[str, Any] = {
+        name: getattr(study.architecture, name) for name in type(study.architecture).model_fields
+    }
+    sizes.update({name: getattr(own, name) for name in sizes if getattr(own, name) is not None})
+    sizes["vocabulary"] = vocabulary(study)
+    try:
+        if own.preset is not None:
+            depths = {} if own.depths is None else {"depths": own.depths}
+            return architecture(own.preset).resized(name=arm.key, **depths, **sizes)
+        d_ff = sizes.pop("d_ff")
+        tables = {"name": arm.key, **sizes, "streams": _with_d_ff(own.streams, d_ff)}
+        return validated(Architecture, tables, f"arm '{arm.key}'")
+    except ValueError as error:
+        raise UserError(f"arm '{arm.key}': {error}") from error
+
+
+def vocabulary(study: Study) -> int:
+    """Token ids, special tokens included."""
+    return BYTE_VOCABULARY if study.data.tokenizer == "bytes" else study.data.vocabulary
+
+
+def _with_d_ff(streams: Any, d_ff: int) -> Any:
+    """Layers that don't say how wide their feed-forward is get the shared width; anything odd is left to
+    validation.
+    """
+
+    def layer(entry: Any) -> Any:
+        return {"d_ff": d_ff, **entry} if isinstance(entry, dict) else entry
+
+    def stream(entry: Any) -> Any:
+        if isinstance(entry, dict) and isinstance(entry.get("layers"), list | tuple):
+            return {**entry, "layers": [layer(inner) for inner in entry["layers"]]}
+        return entry
+
+    return [stream(entry) for entry in streams]

@@ -1,0 +1,182 @@
+"""What a study would do, before it does it: runs, match, FLOPs, and an estimate of the time. Imports no
+torch.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from headtohead.data.shards import ExampleStore
+from headtohead.model.budget import cache_bytes, flops
+from headtohead.study.arms import Matched
+from headtohead.study.display import duration
+from headtohead.study.plan import RatesStudy, Study, learning_rates
+from headtohead.study.prepare import Source, prepare
+from headtohead.study.schedule import Basis, Run, comparison, search
+from headtohead.study.versions import versions
+
+SHARE = 0.30
+"""Training FLOPs (as `model.budget` counts them) per second, as a share of the fp32 matrix-multiply rate of
+one thread.
+"""
+START_SECONDS = 12.0
+"""A run's start: importing torch, compiling a block."""
+SCORED = 0.15
+"""Time for learning curves and held-out scores, as a share of the training's."""
+FILL = 0.95
+"""Share of a row's places that packing fills; the rows themselves are planned when the study starts."""
+
+
+CALIBRATION = """
+import numpy, time
+a, b, out = numpy.ones((3, 512, 512), numpy.float32)
+best, end = float("inf"), time.perf_counter() + 0.5
+while time.perf_counter() < end:
+    began = time.perf_counter()
+    for _ in range(4):
+        numpy.matmul(a, b, out=out)
+    best = min(best, (time.perf_counter() - began) / 4)
+print(2 * 512**3 / best)
+"""
+
+
+def matmul_rate() -> float:
+    """FLOP/s of fp32 matrix products in one thread of this machine: the best of half a second.
+
+    In a process of its own: the number of threads of NumPy's matrix product is settled when it is imported.
+    """
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    asked = [sys.executable, "-c", CALIBRATION]
+    return float(
+        subprocess.run(asked, env={**os.environ, **one}, capture_output=True, text=True, check=True).stdout
+    )
+
+
+def show(
+    file: Path,
+    plan: Study,
+    rates: RatesStudy | None,
+    source: Source,
+    arms: Mapping[str, Matched],
+    workers: int,
+    console: Console | None = None,
+) -> None:
+    """Print the study's plan. The text is prepared in a temporary folder, so that its tokens are counted,
+    not guessed.
+
+    Raises:
+        UserError: as the study itself would.
+    """
+    console = console or Console(highlight=False)
+    with tempfile.TemporaryDirectory(prefix="headtohead-") as folder:
+        data = prepare(plan, source, Path(folder) / "data", lambda line: None)
+        store = ExampleStore.open(Path(folder) / "data", "train")
+        rows = _rows(store, plan.data.row, plan.data.side)
+    seeds = (rates.seed,) if rates else plan.seeds
+    basis = Basis(plan, arms, data, versions(), dict.fromkeys(seeds, rows))
+    runs = search(basis, rates) if rates else comparison(basis, learning_rates(plan, file.parent)[0])
+
+    console.print(f"[bold]{(rates or plan).title}[/bold]")
+    if not rates:
+        console.print(plan.question)
+    console.print(f"Text: {source.material.source}.")
+    train = data["splits"]["train"]
+    tokens = train["input_tokens"] + train["output_tokens"]
+    console.print(
+        f"{train['examples']:,} training examples of {tokens:,} tokens ({data['bytes_per_token']:.2f} bytes of output a "
+        f"token), about {rows:,} rows; a full run takes {basis.steps(plan.rungs.full):,} steps.",
+    )
+    console.print(_match_table(plan, basis, arms))
+    console.print(_runs_table(runs, workers))
+
+
+def _rows(store: ExampleStore, row: int, side: int) -> int:
+    """About how many rows a pass makes: whichever of the three limits binds."""
+    places = (store.lengths_in + store.lengths_out + 2, store.lengths_in + 1, store.lengths_out + 1)
+    return max(
+        1, round(max(p.sum() / size for p, size in zip(places, (row, side, side), strict=True)) / FILL)
+    )
+
+
+def _match_table(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> Table:
+    table = Table(title="The arms, and what differs between them", title_justify="left")
+    for name in (
+        "arm",
+        "layers",
+        "d_ff",
+        "parameters",
+        "mismatch",
+        "training",
+        "prefill",
+        "decode",
+        "cache",
+        "loss on",
+    ):
+        table.add_column(name, justify="left" if name in ("arm", "loss on") else "right")
+    typical = basis.typical
+    for key, matched in arms.items():
+        network = matched.architecture
+        cost = flops(network, *typical, matched.arm.supervise)
+        widths = "/".join(str(w) for w in sorted({layer.d_ff for s in network.streams for layer in s.layers}))
+        table.add_row(
+            key,
+            "+".join(map(str, network.depths)),
+            widths,
+            f"{matched.parameters['total']:,}",
+            "" if matched.mismatch is None else f"{matched.mismatch:+.2%} of {matched.matched_to}",
+            f"{cost['training'] / 1e6:,.0f} M",
+            f"{cost['prefill'] / 1e6:,.1f} M",
+            f"{cost['decode_per_token'] / 1e6:,.2f} M",
+            f"{cache_bytes(network, *typical) / 1024:,.0f} KiB",
+            "every token" if matched.arm.supervise == "all" else "the output",
+        )
+    table.caption = (
+        f"for one example of {typical[0]} + {typical[1]} tokens: FLOPs of training, of reading the input, of writing one "
+        f"token; cache in bf16. Declared differences: {', '.join(plan.declared_differences) or 'none'}"
+    )
+    return table
+
+
+def _runs_table(runs: Sequence[Run], workers: int) -> Table:
+    matmul = matmul_rate()
+    rate = matmul * SHARE
+
+    def seconds(run: Run) -> float:
+        return START_SECONDS + run.cost * (1 + SCORED) / rate
+
+    table = Table(title=f"The runs, {workers} side by side", title_justify="left")
+    for name in ("rung", "arm", "runs", "steps", "FLOPs each", "time each"):
+        table.add_column(name, justify="left" if name in ("rung", "arm") else "right")
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.rung, run.arm), []).append(run)
+    for (rung, arm), some in groups.items():
+        steps = some[0].description["recipe"]["steps"]
+        table.add_row(
+            rung,
+            arm,
+            str(len(some)),
+            f"{steps:,}",
+            f"{some[0].cost:.2e}",
+            f"about {duration(seconds(some[0]))}",
+        )
+    ends: dict[str, float] = {}
+    free = [0.0] * max(1, workers)
+    for run in runs:
+        free.sort()
+        free[0] += seconds(run)
+        ends[run.rung] = max(ends.get(run.rung, 0.0), free[0])
+    told = ", ".join(f"{rung} done after about {duration(end)}" for rung, end in ends.items())
+    table.caption = (
+        f"{told}. An estimate: {matmul / 1e9:.0f} GFLOP/s of fp32 matrix products in one thread, measured just now; "
+        f"{SHARE:.0%} of it assumed for training, {SCORED:.0%} more time for scoring, {START_SECONDS:.0f} s for each start."
+    )
+    return table

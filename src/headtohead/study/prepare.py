@@ -1,0 +1,183 @@
+"""The study's data, made once: corpus, splits, tokenizer, stores of examples, and what costs nothing beside
+them.
+
+OUT/data appears whole or not at all: it is made under another name and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headtohead.data.corpora import Corpus, Pairs, Splits, load_corpus, load_pairs, split_by_group
+from headtohead.data.objectives import (
+    Objective,
+    PrefixLM,
+    Restoration,
+    examples,
+    pair_examples,
+    tokenizer_texts,
+)
+from headtohead.data.shards import ExampleStore
+from headtohead.data.tokenizers import ByteTokenizer, Tokenizer, train_tokenizer
+from headtohead.errors import UserError
+from headtohead.files import explain_os_error, make_folder, read_json, write_atomic
+from headtohead.study.plan import DataSettings, Study
+
+PARTS = ("train", "tune", "test")
+OBJECTIVES: dict[str, Callable[[], Objective]] = {"continuation": PrefixLM, "restoration": Restoration}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the study reads: a corpus of documents, or the user's pairs."""
+
+    material: Corpus | Pairs
+
+    @property
+    def regions(self) -> tuple[str, ...] | None:
+        """The scored regions, where the material decides them."""
+        return ("answer",) if isinstance(self.material, Pairs) else None
+
+
+def read_source(text: Sequence[Path], pairs: Path | None, field: str) -> Source:
+    """The material of `--text`, `--pairs`, or the embedded default.
+
+    Raises:
+        UserError: both are given, or a file that can't be read.
+    """
+    if pairs is not None:
+        if text:
+            raise UserError("--text and --pairs can't be given together: choose one")
+        return Source(load_pairs(pairs))
+    return Source(load_corpus(text, field))
+
+
+def fingerprint(study: Study, source: Source) -> dict[str, Any]:
+    """What decides the prepared data: the text and every setting that cuts it."""
+    settings = study.data.model_dump(mode="json", exclude={"row", "side"})
+    return {"corpus_sha256": source.material.sha256, **settings, "regions": list(regions(study, source))}
+
+
+def regions(study: Study, source: Source) -> tuple[str, ...]:
+    """The regions that are trained and scored."""
+    return source.regions or study.data.regions
+
+
+def prepare(study: Study, source: Source, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """FOLDER/data.json and the files it names; nothing is made again when they are there and of the same
+    text and settings.
+
+    Raises:
+        UserError: text too short to split, a vocabulary it can't fill, a full disk.
+    """
+    wanted = fingerprint(study, source)
+    if (folder / "data.json").is_file():
+        there = read_json(folder / "data.json", "the prepared data")
+        if there.get("fingerprint") == wanted:
+            return there
+    say(f"preparing the text: {source.material.source}")
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    make_folder(unfinished)
+    try:
+        description = {
+            "fingerprint": wanted,
+            **_prepare(study.data, source, regions(study, source), unfinished),
+        }
+        write_atomic(unfinished / "data.json", json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {explain_os_error(error)}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return description
+
+
+def _prepare(settings: DataSettings, source: Source, found: Sequence[str], folder: Path) -> dict[str, Any]:
+    material = source.material
+    if isinstance(material, Pairs):
+        splits = split_by_group(material.pairs, tune=settings.tune, test=settings.test, smallest_bytes=0)
+        tokenizer = _tokenizer(
+            settings, (side for pair in splits.train for side in (pair.input, pair.output))
+        )
+        stores = {part: pair_examples(getattr(splits, part), tokenizer) for part in PARTS}
+    else:
+        splits = split_by_group(material.documents, tune=settings.tune, test=settings.test)
+        objectives = [OBJECTIVES[region]() for region in found]
+        texts = [document.text for document in splits.train]
+        for objective in objectives:
+            objective.check(texts)
+        tokenizer = _tokenizer(settings, tokenizer_texts(splits.train, objectives, settings.window_bytes))
+        stores = {
+            part: examples(
+                getattr(splits, part),
+                objectives,
+                tokenizer,
+                settings.window_bytes,
+                every_region=part != "train",
+            )
+            for part in PARTS
+        }
+    tokenizer.save(folder / "tokenizer.json")
+    for part, store in stores.items():
+        store.save(folder, part)
+    return {
+        "name": material.name,
+        "source": material.source,
+        "corpus_sha256": material.sha256,
+        "tokenizer_sha256": tokenizer.sha256,
+        "vocabulary": tokenizer.vocabulary,
+        "bytes_per_token": _bytes_per_token(stores["train"]),
+        "dropped": splits.dropped,
+        "merged_groups": splits.merged,
+        "sectioned": splits.sectioned,
+        "splits": {part: _size(splits, part, stores[part]) for part in PARTS},
+        "stores": {part: read_json(folder / f"{part}.json", "the prepared data")["sha256"] for part in PARTS},
+        "regions": list(found),
+    }
+
+
+def _tokenizer(settings: DataSettings, texts: Any) -> Tokenizer:
+    return ByteTokenizer() if settings.tokenizer == "bytes" else train_tokenizer(texts, settings.vocabulary)
+
+
+def _bytes_per_token(store: ExampleStore) -> float:
+    """Of the outputs alone: inputs without vowels are no text to measure a tokenizer by."""
+    return round(float(store.column("output_bytes").sum() / max(1, store.lengths_out.sum())), 3)
+
+
+def _size(splits: Splits[Any], part: str, store: ExampleStore) -> dict[str, int]:
+    documents = getattr(splits, part)
+    return {
+        "documents": len(documents),
+        "bytes": int(store.column("input_bytes").sum() + store.column("output_bytes").sum()),
+        "examples": len(store),
+        "input_tokens": int(store.lengths_in.sum()),
+        "output_tokens": int(store.lengths_out.sum()),
+    }
+
+
+def held_out(store: ExampleStore, windows: int, regions: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Indices of at most `windows` examples of each region, spread evenly over the documents, regions in
+    turn.
+
+    In a store of every window under every objective, the n-th examples of all regions are one window, so all
+    regions are scored on the same windows.
+    """
+    chosen: list[npt.NDArray[np.int64]] = []
+    for region in regions:
+        own = store.region_of(region)
+        if not len(own):
+            raise UserError(f"the held-out text holds no example of the {region} region")
+        places = np.unique(np.linspace(0, len(own) - 1, min(windows, len(own))).round().astype(np.int64))
+        chosen.append(own[places])
+    return np.sort(np.concatenate(chosen))

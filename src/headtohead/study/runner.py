@@ -1,0 +1,263 @@
+"""Runs a study: what is not finished yet is started, a few runs side by side, each a process of its own.
+
+The parent starts and watches; it never trains. It may be killed at any moment: the workers go with it, and
+the same command goes on from the checkpoints. The page is written by a process of its own too, so that
+whatever happens there the study goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from headtohead.errors import Interrupted, UserError
+from headtohead.files import FolderLock, read_json, write_atomic
+from headtohead.model.budget import cache_bytes, flops
+from headtohead.study import estimate
+from headtohead.study.arms import Matched, matched_arms, vocabulary
+from headtohead.study.plan import RatesStudy, Study, learning_rates, load
+from headtohead.study.prepare import Source, fingerprint, prepare, read_source
+from headtohead.study.results import check_earlier, write_results
+from headtohead.study.schedule import Basis, Run, comparison, search
+from headtohead.study.supervisor import Supervisor
+from headtohead.study.versions import versions
+
+
+def study(
+    file: Path,
+    text: Sequence[Path] = (),
+    pairs: Path | None = None,
+    field: str = "text",
+    out: Path | None = None,
+    workers: int | None = None,
+    dry_run: bool = False,
+    overrides: Sequence[str] = (),
+) -> None:
+    """Run the study in `file`, or go on with it; with `dry_run`, print what it would do.
+
+    Raises:
+        UserError: a file, key or value that is wrong; OUT in use, or holding another study's results; a full
+        disk.
+    """
+    plan, rates = load(file, overrides)
+    source = read_source(text, pairs, field)
+    arms = matched_arms(plan)
+    side_by_side = workers or os.cpu_count() or 1
+    if dry_run:
+        estimate.show(file, plan, rates, source, arms, side_by_side)
+        return
+    chosen, committed = ({}, None) if rates else learning_rates(plan, file.parent)
+    folder = out or Path("runs") / (rates or plan).name
+    with FolderLock(folder):
+        _check_material(folder, plan, source)
+        data = prepare(plan, source, folder / "data", print)
+        basis = basis_of(plan, arms, data, folder / "data", rates)
+        runs = search(basis, rates) if rates else comparison(basis, chosen)
+        check_earlier(folder, runs)
+        record = _record(file, overrides, plan, rates, arms, data, basis, runs, chosen, committed)
+        _keep_promises(folder, record)
+        write_atomic(folder / "plan.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        supervisor = Supervisor(folder, (rates or plan).title, runs, side_by_side, page=rates is None)
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            supervisor.work()
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; go on where it was with: {record['command']}") from None
+        results = write_results(folder, runs)
+        if rates:
+            _write_rates(folder, file, plan, rates, data, results)
+
+
+def basis_of(
+    plan: Study, arms: dict[str, Matched], data: dict[str, Any], folder: Path, rates: RatesStudy | None
+) -> Basis:
+    """What the runs share, with the rows that a pass makes under each seed."""
+    from headtohead.data.shards import ExampleStore
+    from headtohead.study.training import rows_in_pass
+
+    if data["vocabulary"] != vocabulary(plan):
+        raise UserError(
+            f"the tokenizer has {data['vocabulary']} tokens where data.vocabulary says {vocabulary(plan)}"
+        )
+    store = ExampleStore.open(folder, "train")
+    seeds = (rates.seed,) if rates else plan.seeds
+    rows = {seed: rows_in_pass(store, seed, plan.data.row, plan.data.side) for seed in seeds}
+    return Basis(plan, arms, data, versions(), rows)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _check_material(folder: Path, plan: Study, source: Source) -> None:
+    """Other text or other settings of the data would take finished runs' data from under them."""
+    path = folder / "data" / "data.json"
+    if not path.is_file() or not any((folder / "runs").glob("*/result.json")):
+        return
+    there, wanted = read_json(path, "the prepared data").get("fingerprint", {}), fingerprint(plan, source)
+    for key, value in wanted.items():
+        if there.get(key) != value:
+            raise UserError(
+                f"{folder} holds results on other data ({key}: {there.get(key)} there, {value} here): "
+                f"set this back, or start afresh with another --out, such as --out {folder}-2"
+            )
+
+
+def _keep_promises(folder: Path, record: dict[str, Any]) -> None:
+    """What was promised before the first full run can't be changed once there is one."""
+    if not any((folder / "runs").glob("full-*/result.json")) or not (folder / "plan.json").is_file():
+        return
+    there = read_json(folder / "plan.json", "the plan")["study"]
+    for promise in ("margin", "contrasts", "claims"):
+        kept, now = (_promise(study_.get(promise)) for study_ in (there, record["study"]))
+        if kept != now:
+            raise UserError(
+                f"{folder} has full runs, made when {promise} was another: it is stated before the run; "
+                f"set it back, or start afresh with another --out, such as --out {folder}-2"
+            )
+
+
+def _promise(value: Any) -> Any:
+    """Of contrasts and claims, what binds: the arms compared, and what a claim rests on; not their wording."""
+    if not isinstance(value, list):
+        return value
+    return [
+        {key: entry[key] for key in ("name", "key", "from", "to", "contrasts") if key in entry}
+        for entry in value
+    ]
+
+
+def _record(
+    file: Path,
+    overrides: Sequence[str],
+    plan: Study,
+    rates: RatesStudy | None,
+    arms: dict[str, Matched],
+    data: dict[str, Any],
+    basis: Basis,
+    runs: Sequence[Run],
+    chosen: dict[str, float],
+    committed: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """plan.json: everything that was decided before the run."""
+    typical = basis.typical
+
+    def described(key: str, matched: Matched) -> dict[str, Any]:
+        return {
+            "key": key,
+            "label": matched.arm.label,
+            "note": matched.arm.note,
+            "supervise": matched.arm.supervise,
+            "architecture": matched.architecture.model_dump(mode="json"),
+            "depths": list(matched.architecture.depths),
+            "parameters": dict(matched.parameters),
+            "matched_to": matched.matched_to,
+            "mismatch": matched.mismatch,
+            "changes": list(matched.changes),
+            "learning_rate": chosen.get(key),
+            "flops": dict(flops(matched.architecture, *typical, matched.arm.supervise)),
+            "cache_bytes": cache_bytes(matched.architecture, *typical),
+        }
+
+    words = [word for word in sys.argv[1:] if word]
+    return {
+        "study": plan.model_dump(mode="json", by_alias=True),
+        "rates_study": rates.model_dump(mode="json") if rates else None,
+        "study_file": {"name": file.name, "text": file.read_text(encoding="utf-8")},
+        "overrides": list(overrides),
+        "command": shlex.join(["headtohead", *words]),
+        **basis.versions,
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "system": platform.system(),
+            "python": platform.python_version(),
+        },
+        "typical_example": {"input": typical[0], "output": typical[1]},
+        "arms": [described(key, matched) for key, matched in arms.items()],
+        "rates": committed,
+        "runs": [
+            {"folder": f"runs/{run.name}", "arm": run.arm, "seed": run.seed, "rung": run.rung, "learning_rate": run.learning_rate}
+            for run in runs
+        ],
+        "data": {key: value for key, value in data.items() if key != "fingerprint"},
+        "rows_in_pass": {str(seed): rows for seed, rows in basis.rows_in_pass.items()},
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _write_rates(
+    folder: Path,
+    file: Path,
+    plan: Study,
+    rates: RatesStudy,
+    data: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+) -> None:
+    """The search's outcome as the file that the comparison reads, when every arm has at least one finished
+    run.
+    """
+    arms: dict[str, Any] = {}
+    for arm in plan.arms:
+        found = {r["learning_rate"]: r for r in results if r["arm"] == arm.key and r["status"] == "finished"}
+        if not found:
+            raise UserError(f"no run of arm '{arm.key}' has finished: see {folder}/runs for the reasons")
+        regions = list(next(iter(found.values()))["bits_per_byte"])
+        by_region = {
+            region: [found[rate]["bits_per_byte"][region] if rate in found else None for rate in rates.grid]
+            for region in regions
+        }
+        mean = [
+            None if any(by_region[region][at] is None for region in regions)
+            else sum(by_region[region][at] for region in regions) / len(regions)
+            for at in range(len(rates.grid))
+        ]  # fmt: skip
+        best = min((value, rate) for value, rate in zip(mean, rates.grid, strict=True) if value is not None)[
+            1
+        ]
+        arms[arm.key] = {
+            "grid": list(rates.grid),
+            "bits_per_byte": mean,
+            "by_region": by_region,
+            "optimum": best,
+            "edge": best in (rates.grid[0], rates.grid[-1]),
+            "parameters": next(iter(found.values()))["parameters"],
+        }
+    record = {
+        "study": plan.name,
+        "search": rates.name,
+        "split": "tune",
+        "seed": rates.seed,
+        "steps": rates.steps,
+        "regions": list(data["regions"]),
+        "arms": arms,
+        "corpus_sha256": data["corpus_sha256"],
+        "tokenizer_sha256": data["tokenizer_sha256"],
+        "data": plan.data.model_dump(mode="json"),
+        "recipe": plan.recipe,
+        **versions(),
+    }
+    path = folder / rates.writes
+    write_atomic(path, json.dumps(record, indent=1) + "\n")
+    print(f"learning rates: {path}; the comparison reads them from {file.parent / rates.writes}")
+    for key, found in arms.items():
+        edge = ", on the edge of the grid" if found["edge"] else ""
+        values = "  ".join("stopped" if value is None else f"{value:.4f}" for value in found["bits_per_byte"])
+        print(f"  {key:20} {found['optimum']:g}{edge}   ({values})")

@@ -1,0 +1,335 @@
+"""A run's work: train by its description, score held-out text, show how it writes. Imports torch.
+
+Wires the rooms above: rows of examples from `data`, the loop from `train`, decoding from `generate`, scoring
+from `measure`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from headtohead.data.layouts import Layout, Ledger, plan_rows
+from headtohead.data.shards import Example, ExampleStore, order
+from headtohead.data.tokenizers import Tokenizer, load_tokenizer
+from headtohead.errors import UserError
+from headtohead.files import read_json
+from headtohead.generate.decoding import greedy
+from headtohead.measure.scoring import (
+    all_token_nats,
+    bits_per_byte,
+    by_document,
+    score_examples,
+    value_of_input,
+)
+from headtohead.model.architecture import Architecture
+from headtohead.model.batch import Batch
+from headtohead.model.budget import flops
+from headtohead.model.transformer import Transformer
+from headtohead.study.prepare import held_out
+from headtohead.train.checkpoint import named_tensors
+from headtohead.train.loop import Trained, train
+from headtohead.train.nonfinite import NonFinite
+from headtohead.train.recipe import Recipe
+from headtohead.train.runtime import configure
+
+Report = Callable[[str, int, float, float | None], None]
+"""Stage, step, seconds left, nats per supervised token: for the display."""
+
+
+@dataclass(frozen=True)
+class Shown(Batch):
+    """A batch that remembers the rows it was made of, for the ledger."""
+
+    layout: Layout
+    rows: tuple[tuple[Example, ...], ...]
+
+
+class RunLedger:
+    """`data.layouts.Ledger` as the loop wants it: counts `Shown` batches, goes through checkpoints as one
+    dict.
+    """
+
+    def __init__(self, ledger: Ledger | None = None) -> None:
+        self.ledger = ledger or Ledger()
+
+    def add(self, batch: Shown, flops: float) -> None:
+        self.ledger.add(batch.layout, batch.rows, flops=flops)
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.ledger.state()
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> RunLedger:
+        return cls(Ledger.from_state(dict(state)))
+
+
+class Rows:
+    """The rows of every step: a function of seed and step alone, the same for every arm.
+
+    One pass over the store is planned at a time, each in an order of its own; rows left over at the end of a
+    pass begin the next step.
+    """
+
+    def __init__(self, store: ExampleStore, recipe: Recipe, row: int, side: int) -> None:
+        self.store, self.recipe, self.row, self.side = store, recipe, row, side
+        self.planned = lru_cache(maxsize=2)(self._planned)
+        self.per_pass: list[int] = []
+
+    def _planned(self, epoch: int) -> list[list[int]]:
+        numbers = order(len(self.store), self.recipe.seed, epoch)
+        return plan_rows(self.store.lengths_in, self.store.lengths_out, numbers, row=self.row, side=self.side)
+
+    def at(self, step: int) -> list[tuple[Example, ...]]:
+        """The rows of a step, counted from 0."""
+        first = step * self.recipe.rows_per_step
+        return [self._row(number) for number in range(first, first + self.recipe.rows_per_step)]
+
+    def _row(self, number: int) -> tuple[Example, ...]:
+        epoch = 0
+        while True:
+            if epoch == len(self.per_pass):
+                self.per_pass.append(len(self.planned(epoch)))
+            if number < self.per_pass[epoch]:
+                return tuple(self.store[i] for i in self.planned(epoch)[number])
+            number -= self.per_pass[epoch]
+            epoch += 1
+
+
+def rows_in_pass(store: ExampleStore, seed: int, row: int, side: int) -> int:
+    """How many rows one pass over a store makes under a seed.
+
+    Raises:
+        UserError: an example fits in no row.
+    """
+    numbers = order(len(store), seed, 0)
+    return len(plan_rows(store.lengths_in, store.lengths_out, numbers, row=row, side=side))
+
+
+def trained(
+    folder: Path, description: dict[str, Any], report: Report
+) -> tuple[dict[str, Any], bytes | None, dict[str, float]]:
+    """The result of the run that `description` (run.json) describes, its weights (None if it had to stop),
+    seconds.
+
+    Raises:
+        UserError: data that is not what the description names, a checkpoint of another run, a full disk.
+    """
+    recipe = Recipe.model_validate(description["recipe"])
+    runtime = configure(recipe)
+    data = _Data(folder, description)
+    network = Architecture.model_validate(description["architecture"])
+    layout = Layout(network, description["supervise"], data.row, data.side)
+    model = Transformer(network, recipe.seed)
+    identity = {
+        "version": description["version"],
+        "commit": description.get("commit"),
+        "torch": runtime.torch,
+        "threads": runtime.threads,
+        "dtype": runtime.precision,
+        "compiled": runtime.compiled,
+        "corpus_sha256": description["data"]["corpus_sha256"],
+        "tokenizer_sha256": description["data"]["tokenizer_sha256"],
+    }
+    result: dict[str, Any] = {
+        "arm": description["arm"],
+        "seed": description["seed"],
+        "rung": description["rung"],
+        "status": "finished",
+        "parameters": description["parameters"]["total"],
+        "learning_rate": recipe.learning_rate,
+    }
+    about = {
+        "description": description["architecture"],
+        "recipe": description["recipe"],
+        "identity": identity,
+    }
+    try:
+        done = _train(folder, description, model, layout, data, recipe, report)
+    except NonFinite as stop:
+        return (
+            {
+                **result,
+                "status": "stopped",
+                "reason": str(stop),
+                "step": stop.step,
+                "layer": stop.layer,
+                **about,
+            },
+            None,
+            {},
+        )
+    began = time.monotonic()
+    report("scoring", recipe.steps or 0, 0.0, None)
+    model.eval()
+    result.update(_scored(model, layout, data, description))
+    result["ledger"] = {**_counts(done.ledger.ledger), "steps": recipe.steps}
+    result["curve"] = done.curve
+    result["samples"] = _samples(model, layout, data, description["evaluation"])
+    weights = safetensors.torch.save(
+        {name: tensor.detach().contiguous() for name, tensor in named_tensors(model).items()}
+    )
+    result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
+    return {**result, **about}, weights, {**done.seconds, "score": time.monotonic() - began}
+
+
+class _Data:
+    """The prepared data of a run, checked against what its description names."""
+
+    def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
+        wanted = description["data"]
+        self.row, self.side, self.regions = wanted["row"], wanted["side"], tuple(wanted["regions"])
+        where = (folder / wanted["folder"]).resolve()
+        there = read_json(where / "data.json", "the prepared data")
+        for key in ("corpus_sha256", "tokenizer_sha256", "stores"):
+            if there.get(key) != wanted[key]:
+                raise UserError(
+                    f"{where} is not the data that {folder / 'run.json'} names: its {key} differs"
+                )
+        self.train = ExampleStore.open(where, "train")
+        self.tune = ExampleStore.open(where, "tune")
+        split = description["evaluation"]["split"]
+        self.scored = self.tune if split == "tune" else ExampleStore.open(where, split)
+        self.tokenizer: Tokenizer = load_tokenizer(where / "tokenizer.json")
+
+
+def _train(
+    folder: Path,
+    description: Mapping[str, Any],
+    model: Transformer,
+    layout: Layout,
+    data: _Data,
+    recipe: Recipe,
+    report: Report,
+) -> Trained:
+    rows = Rows(data.train, recipe, data.row, data.side)
+    evaluation = description["evaluation"]
+    watched = [data.tune[int(i)] for i in held_out(data.tune, evaluation["curve_windows"], data.regions)]
+    per_batch = evaluation["rows_per_batch"]
+
+    def batch_at(step: int) -> list[Shown]:
+        some = rows.at(step)
+        size = len(some) // recipe.micro_batches
+        parts = [tuple(some[at : at + size]) for at in range(0, len(some), size)]
+        return [Shown(**vars(layout.batch(part)), layout=layout, rows=part) for part in parts]
+
+    def evaluate(_: Any, step: int) -> dict[str, Any]:
+        report("evaluating", step, 0.0, None)
+        nats = score_examples(model, layout, watched, per_batch)
+        return {"bits_per_byte": {region: bits_per_byte(watched, nats, region) for region in data.regions}}
+
+    return train(
+        model,
+        batch_at,
+        recipe,
+        folder,
+        ledger=RunLedger(),
+        flops_of=_flops_counter(layout),
+        identity={key: description[key] for key in ("version", "data", "supervise")},
+        evaluate=evaluate,
+        evaluate_at=evaluation["curve_steps"],
+        on_progress=lambda step, steps, left, nats: report("training", step, left, nats),
+    )
+
+
+def _flops_counter(layout: Layout) -> Callable[[Any], float]:
+    """Training FLOPs of a batch: the exact sum over its examples; padding costs nothing (see
+    `model.budget`).
+    """
+
+    @cache
+    def of_one(input: int, output: int, supervised: int) -> int:
+        return flops(layout.architecture, 1 + input, 1 + output, supervised)["training"]
+
+    def of_batch(batch: Shown) -> float:
+        return float(
+            sum(of_one(len(e.input), len(e.output), layout.supervised(e)) for row in batch.rows for e in row)
+        )
+
+    return of_batch
+
+
+def _counts(ledger: Ledger) -> dict[str, Any]:
+    """The ledger for a result: without seconds, which differ from run to run of the same thing."""
+    return {key: value for key, value in ledger.as_dict().items() if key != "seconds"}
+
+
+def _scored(
+    model: Transformer, layout: Layout, data: _Data, description: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Bits per byte on the held-out text, by region and by document, and the value of the input."""
+    evaluation = description["evaluation"]
+    per_batch = evaluation["rows_per_batch"]
+    shown = [data.scored[int(i)] for i in held_out(data.scored, evaluation["windows"], data.regions)]
+    nats = score_examples(model, layout, shown, per_batch)
+    apart = {region: by_document(shown, nats, region) for region in data.regions}
+    names = {region: [data.scored.documents[d] for d in found.documents] for region, found in apart.items()}
+    first = next(iter(names.values()))
+    if any(other != first for other in names.values()):
+        raise UserError(
+            "the held-out windows of the regions are not of the same documents: give longer documents"
+        )
+    return {
+        "split": evaluation["split"],
+        "bits_per_byte": {region: bits_per_byte(shown, nats, region) for region in data.regions},
+        "value_of_input": value_of_input(model, layout, shown, nats, data.regions, per_batch),
+        "all_tokens_bits_per_byte": _all_tokens(model, layout, shown, per_batch),
+        "documents": {
+            "names": first,
+            "bytes": {region: list(found.bytes) for region, found in apart.items()},
+            "bits": {region: list(found.bits) for region, found in apart.items()},
+        },
+    }
+
+
+def _all_tokens(
+    model: Transformer, layout: Layout, shown: Sequence[Example], rows_per_batch: int
+) -> float | None:
+    """Bits per byte over input and output together, where the arm learnt to predict both: its own figure,
+    apart.
+
+    Of the region whose input and output are the window itself, a continuation.
+    """
+    whole = [e for e in shown if e.region == "continuation"]
+    if layout.supervise != "all" or not whole:
+        return None
+    nats = float(all_token_nats(model, layout, whole, rows_per_batch).sum())
+    return nats / math.log(2) / sum(e.input_bytes + e.output_bytes for e in whole)
+
+
+def _samples(
+    model: Transformer, layout: Layout, data: _Data, evaluation: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """How the run goes on, greedily, from the same prompts as every other: of each region, from different
+    documents.
+    """
+    found: list[dict[str, str]] = []
+    for region in data.regions:
+        own = data.scored.region_of(region)
+        places = [
+            int(own[len(own) * (2 * k + 1) // (2 * evaluation["prompts"])])
+            for k in range(evaluation["prompts"])
+        ]
+        prompts = [data.scored[i] for i in places]
+        if not prompts:
+            continue
+        written = greedy(model, layout, prompts, evaluation["prompt_tokens"])
+        for example, tokens in zip(prompts, written, strict=True):
+            decode = data.tokenizer.decode
+            found.append(
+                {
+                    "region": region,
+                    "input": decode(example.input.tolist()),
+                    "reference": decode(example.output.tolist()),
+                    "output": decode(tokens),
+                }
+            )
+    return found

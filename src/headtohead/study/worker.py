@@ -1,0 +1,122 @@
+"""One run, from its description to its result: what `headtohead run DIR` does.
+
+The folder holds everything: run.json says what to do, checkpoints/ where a killed run goes on from,
+result.json (written last, whole or absent) that it is done. Nothing in result.json depends on how often the
+run was stopped or how long it took; times are in timings.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headtohead.errors import UserError
+from headtohead.files import FolderLock, read_json, write_atomic
+from headtohead.study.processes import PARENT, end_with_parent, wait_for
+
+LOCK_SECONDS = 20.0
+"""How long a study and its workers wait for a folder whose last owner was killed a moment ago."""
+PROGRESS_SECONDS = 0.5
+
+
+def run(folder: Path) -> int:
+    """Do, or go on with, the run that FOLDER/run.json describes. 0 when FOLDER/result.json is there in the
+    end.
+
+    Raises:
+        UserError: no description, a folder in use, data that is not what the description names, a full disk.
+    """
+    end_with_parent()
+    if not (folder / "run.json").is_file():
+        raise UserError(
+            f"{folder} holds no run.json: give the folder of a run, such as runs/first-look/runs/full-prefix-seed1"
+        )
+    lock = claimed(folder, LOCK_SECONDS if PARENT in os.environ else 0.0)
+    try:
+        if not (folder / "result.json").exists():
+            _run(folder, read_json(folder / "run.json", "the run"))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    finally:
+        lock.release()
+    return 0
+
+
+def claimed(folder: Path, seconds: float) -> FolderLock:
+    """The folder's lock, waited for; the process that was killed with it may need a moment to be gone.
+
+    Raises:
+        UserError: naming the process that holds it still.
+    """
+    lock = FolderLock(folder)
+    refused: list[UserError] = []
+
+    def taken() -> bool:
+        try:
+            lock.acquire()
+        except UserError as error:
+            refused[:] = [error]
+            return False
+        return True
+
+    if not wait_for(taken, seconds, pause=0.2):
+        raise refused[0]
+    return lock
+
+
+def _run(folder: Path, description: dict[str, Any]) -> None:
+    from headtohead.study.training import trained  # torch: only here, so that all refusals above are quick
+
+    began = time.monotonic()
+    report = _Progress(folder, description)
+    result, weights, seconds = trained(folder, description, report)
+    if weights is not None:
+        write_atomic(folder / "model.safetensors", weights)
+        write_atomic(folder / "architecture.json", _json(description["architecture"]))
+    seconds["this_start"] = time.monotonic() - began
+    write_atomic(folder / "timings.json", _json({key: round(value, 2) for key, value in seconds.items()}))
+    write_atomic(folder / "result.json", _json(result))
+    if result["status"] == "stopped":
+        print(result["reason"], file=sys.stderr)
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+class _Progress:
+    """FOLDER/progress.json, for the study's display: seldom, and not worth a sync to the disk."""
+
+    def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
+        self.path = folder / "progress.json"
+        self.steps = int(description["recipe"]["steps"])
+        self.written = 0.0
+
+    def __call__(self, stage: str, step: int, seconds_left: float, nats: float | None) -> None:
+        now = time.monotonic()
+        if now - self.written < PROGRESS_SECONDS and step < self.steps:
+            return
+        self.written = now
+        line = {"stage": stage, "step": step, "steps": self.steps, "seconds_left": seconds_left, "nats": nats}
+        beside = self.path.with_suffix(".tmp")
+        try:
+            beside.write_text(json.dumps(line), encoding="utf-8")
+            beside.replace(self.path)
+        except OSError:  # the display is no reason to end a run; a full disk shows at the next checkpoint
+            pass
+
+
+def progress_of(folder: Path) -> dict[str, Any] | None:
+    """What a run last said of itself, None when it said nothing yet."""
+    try:
+        return json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+__all__: Sequence[str] = ["progress_of", "run"]
