@@ -1,12 +1,13 @@
 """A run small enough for the tests: tiny networks, random rows, a plain ledger. Also a program, to be killed.
 
-    python small.py FOLDER KEY=VALUE …
+    python small.py FOLDER [arm=two] [pause=SECONDS] [compile=yes]
 
-trains in FOLDER, with a step every SECONDS when ``pause`` is given.
+trains in FOLDER; ``pause`` is waited before each step.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -16,10 +17,12 @@ from typing import Any
 import torch
 
 from headtohead.errors import UserError
+from headtohead.files import sha256_of
 from headtohead.model.architecture import Architecture, Norms, one_stack, two_stacks
 from headtohead.model.batch import Batch, Tokens
 from headtohead.model.transformer import Transformer
-from headtohead.train.loop import Trained, train
+from headtohead.train.checkpoint import checkpoints
+from headtohead.train.loop import Stopped, Trained, train
 from headtohead.train.recipe import Recipe
 
 VOCABULARY = 40
@@ -52,7 +55,7 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def rows(architecture: Architecture, step: int, count: int) -> Batch:
-    """``count`` random rows for the streams of ``architecture``; about a third of the places carry no loss."""
+    """``count`` random rows for the streams of ``architecture``; a third of the places carry no loss."""
     generator = torch.Generator().manual_seed(1000 + step)
 
     def draw(high: int) -> torch.Tensor:
@@ -132,18 +135,32 @@ def run(
     return model, trained
 
 
-def outcome(model: Transformer, trained: Trained) -> dict[str, Any]:
-    """All that must be equal between a run that was stopped and one that wasn't; not the seconds."""
+def outcome(folder: Path) -> dict[str, Any]:
+    """All that must be equal between a run that was stopped and one that wasn't: everything but the seconds.
+
+    The files' checksums stand for weights, optimizer state and random state, bit for bit.
+    """
+    last = checkpoints(folder / "checkpoints")[0]
+    record = json.loads((last / "state.json").read_text())
+    del record["state"]["progress"]["seconds"], record["sha256"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["seconds"]
     return {
-        "weights": {name: value.tolist() for name, value in model.state_dict().items()},
-        "ledger": trained.ledger.as_dict(),
-        "curve": trained.curve,
+        "record": record,
+        "metrics": lines,
+        "files": {p.name: sha256_of(p) for p in last.glob("*.safetensors")},
     }
 
 
 if __name__ == "__main__":
     options = dict(part.split("=") for part in sys.argv[2:])
     try:
-        run(Path(sys.argv[1]), two=options.get("arm") == "two", pause=float(options.get("pause", 0)))
-    except UserError as error:
+        run(
+            Path(sys.argv[1]),
+            two=options.get("arm") == "two",
+            pause=float(options.get("pause", 0)),
+            changes={"compile": "compile" in options},
+        )
+    except (UserError, Stopped) as error:
         sys.exit(f"error: {error}")

@@ -30,7 +30,7 @@ from headtohead.train.metrics import MetricsFile
 from headtohead.train.nonfinite import NonFinite, first_nonfinite_layer, nonfinite_gradient
 from headtohead.train.optimizers import learning_rate, make_optimizer, set_learning_rate
 from headtohead.train.recipe import Recipe
-from headtohead.train.runtime import Notice, Runtime, configure, to_stderr
+from headtohead.train.runtime import Notice, Runtime, compiled_or_eager, configure, to_stderr
 
 Evaluate = Callable[[Transformer, int], Mapping[str, Any]]
 OnProgress = Callable[[int, int, float, float], None]
@@ -60,7 +60,7 @@ class Progress:
     since_point: list[float] = field(default_factory=lambda: [0.0, 0.0])
     """The same since the last point of the learning curve."""
     seconds: dict[str, float] = field(
-        default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
+        default_factory=lambda: dict.fromkeys(("compile", "train", "evaluate", "checkpoint"), 0.0)
     )
     """Wall time by what it went into, over all starts of the run."""
 
@@ -94,6 +94,8 @@ def backward(
 ) -> tuple[float, float]:
     """Gradients of one step into ``.grad``; returns its nats (a sum) and its supervised tokens."""
     weight = sum(float(batch.weights.sum()) for batch in batches)
+    if not weight:
+        raise ValueError("the batches of this step hold no supervised token")
     nats = 0.0
     for batch in batches:
         with runtime.autocast():
@@ -143,6 +145,15 @@ def train(
     if recipe.steps is None:
         raise ValueError("the number of steps is not settled: use recipe.with_steps(n)")
     runtime = configure(recipe, notice)
+    if runtime.compiled:
+        began = time.perf_counter()
+        model.compile_blocks()
+        # Before the identity is settled: a compiler that fails makes this an eager run.
+        first = batch_at(0)
+        runtime = compiled_or_eager(runtime, lambda: backward(model, first, recipe.z_loss, runtime), notice)
+        compiling = time.perf_counter() - began
+    else:
+        compiling = 0.0
     identity = identity_of(model, recipe, runtime, identity or {})
     saved = folder / "checkpoints"
     checkpoint.sweep(saved)
@@ -154,10 +165,9 @@ def train(
         last.restore(model, optimizer)
         progress = Progress(**last.state["progress"])
         ledger = type(ledger).from_dict(last.state["ledger"])
+    progress.seconds["compile"] += compiling
     last_path = last.path if last else None
     del last
-    if runtime.compiled:
-        model.compile_blocks()
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def measure_point() -> None:
@@ -189,7 +199,7 @@ def train(
         return path
 
     with MetricsFile(folder / "metrics.jsonl", progress.step) as metrics, _stop_signals() as asked:
-        clock = _Clock(recipe.steps, progress.step, evaluate_at if evaluate else ())
+        clock = _Clock(recipe.steps, evaluate_at if evaluate else ())
         if progress.step == 0:
             measure_point()
         while progress.step < recipe.steps:
@@ -286,24 +296,25 @@ def _stop_signals() -> Iterator[Callable[[], int | None]]:
 
 
 class _Clock:
-    """Seconds left: what remains of steps and evaluations at their recent pace."""
+    """Seconds left: what remains of steps and evaluations, at the pace they have had since this start."""
 
-    def __init__(self, steps: int, step: int, evaluate_at: Collection[int]) -> None:
-        self._steps, self._first = steps, step + 1
+    def __init__(self, steps: int, evaluate_at: Collection[int]) -> None:
+        self._steps = steps
         self._evaluate_at = sorted(at for at in evaluate_at if at <= steps)
-        self._before: tuple[float, float] | None = None
-        self._per_step: float | None = None
+        self._before: dict[str, float] | None = None
+        self._per_step = 0.0
         self._per_point = 0.0
 
     def left(self, progress: Progress) -> float:
-        train, points = progress.seconds["train"], progress.seconds["evaluate"]
-        if self._before is not None:
-            took = train - self._before[0]
-            # The first step of a start may hold a compilation: the second replaces it.
-            fresh = self._per_step is None or progress.step <= self._first + 1
-            self._per_step = took if fresh or self._per_step is None else 0.95 * self._per_step + 0.05 * took
-            self._per_point = max(points - self._before[1], self._per_point)
-        self._before = (train, points)
-        per_step = self._per_step if self._per_step is not None else train / progress.step
+        """To be asked after every step."""
+        now = dict(progress.seconds)
+        before, self._before = self._before, now
+        if before is None:
+            self._per_step = now["train"] / progress.step
+            self._per_point = now["evaluate"] / max(1, len(progress.curve))
+        else:
+            # The machine is shared and its pace changes: the last fifty steps or so count most.
+            self._per_step += 0.02 * (now["train"] - before["train"] - self._per_step)
+            self._per_point = max(self._per_point, now["evaluate"] - before["evaluate"])
         due = sum(at > progress.step for at in self._evaluate_at)
-        return per_step * (self._steps - progress.step) + self._per_point * due
+        return self._per_step * (self._steps - progress.step) + self._per_point * due

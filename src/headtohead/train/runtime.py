@@ -8,9 +8,10 @@ import platform
 import shutil
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -82,6 +83,37 @@ def missing_for_compile() -> str | None:
     if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
         return "there are no Python headers (Python.h) to compile against"
     return None
+
+
+def compiled_or_eager(
+    runtime: Runtime, one_pass: Callable[[], object], notice: Notice = to_stderr
+) -> Runtime:
+    """Make ``one_pass`` (forward and backward), which compiles the network, and say whether that worked.
+
+    A process killed while the linker wrote leaves a half-written library in torch's cache, and every later
+    run
+    would fail on it: a second attempt is made with a cache of its own before the run becomes eager. An
+    error that is not the compiler's is raised by the eager pass.
+    """
+    if not runtime.compiled:
+        return runtime
+    for last_attempt in (False, True):
+        try:
+            one_pass()
+            return runtime
+        except Exception as error:
+            if last_attempt:
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+                notice(f"compiling the network failed ({reason}): the run is eager")
+                break
+        from torch._inductor.utils import clear_caches
+
+        torch.compiler.reset()
+        clear_caches()
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="headtohead-compile-")
+    torch.compiler.set_stance("force_eager")
+    one_pass()
+    return replace(runtime, compiled=False)
 
 
 def tune_allocator() -> bool:
