@@ -22,41 +22,41 @@ ARCHITECTURES: dict[str, Architecture] = {
     "decllm": one_stack("decllm", "causal", depth=3, d_ff=512, norms=PUBLISHED, **SIZES),
     "causal": one_stack("causal", "causal", depth=3, d_ff=512, norms=FAIR, **SIZES),
     "prefix": one_stack("prefix", "prefix", depth=3, d_ff=512, norms=FAIR, **SIZES),
-    "causal-encoder": two_stacks("causal-encoder", "causal", depths=(1, 1), d_ff=688, norms=FAIR, **SIZES),
-    "full-encoder": two_stacks("full-encoder", "full", depths=(1, 1), d_ff=688, norms=FAIR, **SIZES),
-    "double": two_stacks("double", "full", depths=(3, 3), d_ff=512, norms=FAIR, **SIZES),
+    "two-causal": two_stacks("two-causal", "causal", depths=(1, 1), d_ff=688, norms=FAIR, **SIZES),
+    "two-full": two_stacks("two-full", "full", depths=(1, 1), d_ff=688, norms=FAIR, **SIZES),
+    "two-full-double": two_stacks("two-full-double", "full", depths=(3, 3), d_ff=512, norms=FAIR, **SIZES),
 }
 LABELS = {
     "decllm": "DecLLM, as published",
     "causal": "One stack, causal",
     "prefix": "One stack, full view of the input",
-    "causal-encoder": "Two stacks, causal encoder",
-    "full-encoder": "Two stacks, full encoder",
-    "double": "Two stacks, full encoder, twice the parameters",
+    "two-causal": "Two stacks, causal encoder",
+    "two-full": "Two stacks, full encoder",
+    "two-full-double": "Two stacks, full encoder, twice the parameters",
 }
 PARAMETERS = {
     "decllm": 917_888, "causal": 917_888, "prefix": 917_888,
-    "causal-encoder": 914_048, "full-encoder": 914_048, "double": 1_902_336,
+    "two-causal": 914_048, "two-full": 914_048, "two-full-double": 1_902_336,
 }  # fmt: skip
 #           continuation, restoration, value of the input in each, when restoration crosses (share of the run)
 TRUTH = {
     "decllm": (2.152, 0.98, 0.046, 1.9, 0.20),
     "causal": (2.148, 0.94, 0.047, 1.9, 0.18),
     "prefix": (2.143, 0.79, 0.052, 2.1, 0.15),
-    "causal-encoder": (2.185, 0.92, 0.035, 1.9, 0.52),
-    "full-encoder": (2.178, 0.81, 0.041, 2.0, 0.45),
-    "double": (2.096, 0.68, 0.066, 2.2, 0.33),
+    "two-causal": (2.185, 0.92, 0.035, 1.9, 0.52),
+    "two-full": (2.178, 0.81, 0.041, 2.0, 0.45),
+    "two-full-double": (2.096, 0.68, 0.066, 2.2, 0.33),
 }
 CONTRASTS: list[dict[str, Any]] = [
     {"name": "view-one-stack", "from": "causal", "to": "prefix", "factor": "visibility", "claim": "C1",
      "sentence": "A full view of the input, in one stack", "declares": []},
-    {"name": "view-two-stacks", "from": "causal-encoder", "to": "full-encoder", "factor": "visibility", "claim": "C1",
+    {"name": "view-two-stacks", "from": "two-causal", "to": "two-full", "factor": "visibility", "claim": "C1",
      "sentence": "A full view of the input, in two stacks", "declares": []},
-    {"name": "own-weights-causal", "from": "causal", "to": "causal-encoder", "factor": "sharing", "claim": "C2",
+    {"name": "own-weights-causal", "from": "causal", "to": "two-causal", "factor": "sharing", "claim": "C2",
      "sentence": "Weights of its own for the input, causal view", "declares": ["depth", "d_ff"]},
-    {"name": "own-weights-full", "from": "prefix", "to": "full-encoder", "factor": "sharing", "claim": "C2",
+    {"name": "own-weights-full", "from": "prefix", "to": "two-full", "factor": "sharing", "claim": "C2",
      "sentence": "Weights of its own for the input, full view", "declares": ["depth", "d_ff"]},
-    {"name": "twice-the-parameters", "from": "full-encoder", "to": "double", "factor": "parameters", "claim": "C2",
+    {"name": "twice-the-parameters", "from": "two-full", "to": "two-full-double", "factor": "parameters", "claim": "C2",
      "sentence": "Twice the parameters", "declares": ["depth", "d_ff", "parameters"]},
 ]  # fmt: skip
 CLAIMS: list[dict[str, Any]] = [
@@ -78,7 +78,7 @@ BASELINES = {
 def plan(**changes: Any) -> dict[str, Any]:
     """What `plan.json` holds."""
     grid = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]
-    best = {"decllm": 3, "causal": 3, "prefix": 2, "causal-encoder": 3, "full-encoder": 3, "double": 4}
+    best = {"decllm": 3, "causal": 3, "prefix": 2, "two-causal": 3, "two-full": 3, "two-full-double": 4}
     rates = {
         key: {
             "grid": grid,
@@ -103,8 +103,8 @@ def plan(**changes: Any) -> dict[str, Any]:
             "key": key, "label": LABELS[key], "supervise": "all" if key == "decllm" else "output",
             "architecture": architecture.model_dump(mode="json"),
             "parameters": {"total": PARAMETERS[key], "embedding": 131_072, "non_embedding": PARAMETERS[key] - 131_072},
-            "matched_to": None if key in ("causal", "double") else "causal",
-            "mismatch": None if key in ("causal", "double") else PARAMETERS[key] / PARAMETERS["causal"] - 1,
+            "matched_to": None if key in ("causal", "two-full-double") else "causal",
+            "mismatch": None if key in ("causal", "two-full-double") else PARAMETERS[key] / PARAMETERS["causal"] - 1,
             "learning_rate": rates[key]["optimum"], "flops": {"training": 1.2e9}, "cache_bytes": 393_216,
             "depths": list(architecture.depths),
         }
@@ -173,7 +173,7 @@ def result(arm: str, seed: int, rung: str = "full", **changes: Any) -> dict[str,
         "continuation": continuation + shift + rng.normal(0, 0.003),
         "restoration": restoration + (1.55 if shift else 0) + rng.normal(0, 0.02),
     }
-    per_token = {"double": 14.1e6}.get(arm, 6.4e6)
+    per_token = {"two-full-double": 14.1e6}.get(arm, 6.4e6)
     curve = []
     points = 24 if rung == "full" else 5
     for index in range(1, points + 1):
@@ -206,14 +206,14 @@ def result(arm: str, seed: int, rung: str = "full", **changes: Any) -> dict[str,
         "parameters": PARAMETERS[arm], "learning_rate": 8e-3,
         "ledger": {
             "examples": 10_156, "documents_seen": 214, "bytes_shown": 15_600_000, "tokens_shown": tokens,
-            "tokens_supervised": tokens if arm == "decllm" else tokens // 2, "tokens_padding": 101_000 if "encoder" in arm else 54_000,
+            "tokens_supervised": tokens if arm == "decllm" else tokens // 2, "tokens_padding": 101_000 if "two" in arm else 54_000,
             "visible_pairs": {"causal": 330_000_000, "decllm": 330_000_000, "prefix": 420_000_000}.get(arm, 391_000_000),
             "flops": per_token * tokens, "seconds": 250.0 + rng.normal(0, 9), "steps": 1200,
         },
         "documents": {"names": names, "bytes": {r: [int(x) for x in sizes] for r in REGIONS}, "bits": bits},
         "curve": curve,
         "samples": [
-            {"region": region, "input": prompt, "reference": reference, "output": reference[: 20 + 3 * seed] + " and the people of the States"}
+            {"region": region, "input": prompt, "reference": reference, "output": reference[: 8 + 5 * list(ARCHITECTURES).index(arm)] + " and the people of the States"}
             for region, prompt, reference in PROMPTS
         ],
         "status": "finished", "reason": None,
@@ -246,7 +246,7 @@ def results(moment: str) -> list[dict[str, Any]]:
             return rehearsal + full[:10]
         case "stopped":
             reason = "the loss is not finite at step 412, first in layer output.0; last good checkpoint: step 400"
-            full[9] = result("causal-encoder", 1, status="stopped", reason=reason, bits_per_byte={}, value_of_input={}, curve=[], samples=[])
+            full[9] = result("two-causal", 1, status="stopped", reason=reason, bits_per_byte={}, value_of_input={}, curve=[], samples=[])
             return rehearsal + full
         case "final":
             return rehearsal + full

@@ -1,0 +1,415 @@
+"""The charts of a study: one definition each for the interactive page and for the SVG and PNG files.
+
+Charts take plain rows and know nothing of results or verdicts. They are as wide as their box; colours are those of
+the light page, and the page's script puts the dark ones in their place. Every arm has one colour and one mark
+(`palette.py`) and is named beside its line, so colour alone never carries the message.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import altair as alt
+import vl_convert
+
+from headtohead.files import write_atomic
+from headtohead.study.palette import PAPER_LIGHT, Ink
+
+MOST_ROWS = 5_000
+INK, SOFT, LINE = "#1c1e21", "#5d636b", "#d8d5cd"
+FONT = "-apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', Arial, sans-serif"
+BITS = "bits per byte"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One line of a forest plot: the difference `label` in bits per byte, its 95 % interval, and its outcome."""
+
+    label: str
+    outcome: str
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One arm's level: each seed's bits per byte, and the interval of their mean where there is one."""
+
+    arm: str
+    ink: Ink
+    seeds: tuple[float, ...]
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One arm's learning curve: x against mean, lowest and highest of its seeds; where it crosses the threshold."""
+
+    arm: str
+    ink: Ink
+    x: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    crossings: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Search:
+    """One arm's learning-rate search: what each rate gave, which was taken, and whether it lies on the grid's edge."""
+
+    arm: str
+    ink: Ink
+    rates: tuple[float, ...]
+    bits_per_byte: tuple[float, ...]
+    optimum: float
+    edge: bool
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Forest plot
+
+
+def forest(lines: Sequence[Interval], margin: float, reach: float | None = None) -> alt.LayerChart:
+    """Differences with their intervals over the band of ±`margin`.
+
+    The axis is linear inside the margin and logarithmic outside it as soon as the intervals reach beyond 15 margins
+    (or `reach`, to give two plots one axis): else either the band or the differences would be out of sight.
+    """
+    reach = max([2.5 * margin, reach or 0.0, *(abs(end) for line in lines for end in (line.low, line.high))]) * 1.1
+    folded = reach > 15 * margin
+    scale = alt.Scale(
+        type="symlog" if folded else "linear", constant=margin, domain=[-reach, reach], nice=False, zero=False
+    )
+    axis = alt.Axis(values=_ticks(reach, margin) if folded else alt.Undefined, labelExpr="datum.value === 0 ? '0' : format(datum.value, '+~r')", grid=True, tickCount=5)
+    x = alt.X("difference:Q", scale=scale, axis=axis, title=f"difference in {BITS}; left of 0 the second arm is better")
+    height = 46 * len(lines)
+    down = alt.Scale(domain=[-0.1, len(lines) - 0.1], reverse=True)
+    y = alt.Y("row:Q", scale=down, axis=None)
+    rows = [
+        {
+            "row": n + 0.42, "name": n + 0.08, "label": line.label, "difference": line.difference, "low": line.low,
+            "high": line.high, "outcome": line.outcome, "zero": -reach,
+            "text": f"{signed(line.difference, margin)}  [{signed(line.low, margin)}, {signed(line.high, margin)}]",
+        }
+        for n, line in enumerate(lines)
+    ]  # fmt: skip
+    data = _data(rows)
+    tooltip = [alt.Tooltip("label:N", title="contrast"), alt.Tooltip("text:N", title=BITS), alt.Tooltip("outcome:N")]
+    base = alt.Chart(data).encode(y=y, tooltip=tooltip)
+    decided = alt.FieldOneOfPredicate(field="outcome", oneOf=["different", "different, but by less than the margin"])
+    band = alt.Chart(_data([{"low": -margin, "high": margin}])).mark_rect(color=LINE, opacity=0.55).encode(
+        x=alt.X("low:Q", scale=scale), x2="high:Q"
+    )
+    zero = alt.Chart(_data([{"x": 0}])).mark_rule(color=SOFT).encode(x=alt.X("x:Q", scale=scale))
+    bars = base.mark_rule(color=INK, strokeWidth=2, strokeCap="round").encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
+    points = base.mark_point(filled=True, size=75, opacity=1, stroke=INK, strokeWidth=1.8).encode(
+        x=x,
+        fill=alt.condition(decided, alt.value(INK), alt.value(PAPER_LIGHT)),
+        shape=alt.Shape(
+            "outcome:N",
+            legend=None,
+            scale=alt.Scale(
+                domain=["different", "different, but by less than the margin", "no difference", "undecided", "not judged"],
+                range=["circle", "circle", "square", "diamond", "cross"],
+            ),
+        ),
+    )
+    names = base.mark_text(align="left", baseline="middle", color=INK, fontSize=11.5, dx=3).encode(
+        x=alt.value(0), y=alt.Y("name:Q", scale=down, axis=None), text="label:N"
+    )
+    return _chart(alt.layer(band, zero, bars, points, names), height)
+
+
+def _ticks(reach: float, margin: float) -> list[float]:
+    powers = [margin * 10**n for n in range(0, 6) if margin * 10**n <= reach]
+    return [*(-p for p in reversed(powers)), 0.0, *powers]
+
+
+def signed(value: float, margin: float) -> str:
+    """A difference with its sign, with enough decimals to see the margin, and a real minus."""
+    decimals = max(3, 1 - math.floor(math.log10(margin)))
+    return f"{value:+.{decimals}f}".replace("-", "−")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Levels
+
+
+def levels(arms: Sequence[Dots], baselines: dict[str, float]) -> alt.LayerChart:
+    """Each arm's bits per byte: a mark for each seed, the mean's interval, and the baselines as dashed lines."""
+    count = len(arms)
+    ends = [v for a in arms for v in (*a.seeds, a.low, a.high) if v is not None] + list(baselines.values())
+    low, high = min(ends), max(ends)
+    room = (high - low) * 0.06 or 0.05
+    scale = alt.Scale(domain=[low - room, high + room], nice=False, zero=False)
+    position = alt.Scale(domain=[-0.55, count - 0.4], reverse=True)
+    y = alt.Y("row:Q", scale=position, axis=None)
+    x = alt.X("value:Q", scale=scale, axis=alt.Axis(tickCount=5, grid=True), title=BITS)
+    seeds = _data(
+        {"row": n + 0.14, "arm": a.arm, "value": value, "run": f"{a.arm}: {value:.3f}"}
+        for n, a in enumerate(arms)
+        for value in a.seeds
+    )
+    bars = _data(
+        {"row": n + 0.14, "arm": a.arm, "low": a.low, "high": a.high, "run": f"{a.arm}: 95 % interval {a.low:.3f} to {a.high:.3f}"}
+        for n, a in enumerate(arms)
+        if a.low is not None
+    )
+    names = _data({"row": n - 0.27, "arm": a.arm} for n, a in enumerate(arms))
+    lines = _data({"value": value, "name": name, "row": -0.42} for name, value in baselines.items())
+    layers = [
+        alt.Chart(lines).mark_rule(strokeDash=[3, 3], color=SOFT).encode(x=x),
+        alt.Chart(lines).mark_text(align="right", dx=-4, color=SOFT, fontSize=11, baseline="middle").encode(x=x, y=y, text="name:N"),
+        alt.Chart(bars)
+        .mark_rule(strokeWidth=2, opacity=0.55, strokeCap="round")
+        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, color=_colour(arms), tooltip=alt.Tooltip("run:N", title="mean")),
+        alt.Chart(seeds)
+        .mark_point(filled=True, size=60, opacity=0.9, stroke=PAPER_LIGHT, strokeWidth=0.7)
+        .encode(x=x, y=y, color=_colour(arms), shape=_shape(arms), tooltip=alt.Tooltip("run:N", title="run")),
+        alt.Chart(names)
+        .mark_text(align="left", baseline="middle", dx=3, fontSize=11.5)
+        .encode(x=alt.value(0), y=y, text="arm:N", color=_colour(arms)),
+    ]
+    return _chart(alt.layer(*layers), 38 * count + 18)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Learning curves
+
+
+def curves(
+    arms: Sequence[Curve], x_title: str, baselines: dict[str, float], threshold: float | None = None, height: int = 300
+) -> alt.LayerChart:
+    """Means with bands over the seeds; the arm's name at its line's end; a hollow mark where a run crosses `threshold`.
+
+    The first steep part runs out of the picture above: the axis ends a little over the highest baseline (or, without
+    one, over the second point of the highest curve).
+    """
+    arms = [_thinned(arm) for arm in arms]
+    bottom = min(min(a.low) for a in arms)
+    top = max(baselines.values(), default=0.0) * 1.08 or max(a.high[min(1, len(a.high) - 1)] for a in arms)
+    top = max(top, max(a.mean[-1] for a in arms) * 1.03)
+    bottom -= 0.05 * (top - bottom)
+    scale = alt.Scale(domain=[bottom, top], nice=False, zero=False)
+    end = max(a.x[-1] for a in arms)
+    across = alt.Scale(domain=[0, end], nice=False)
+    x = alt.X("x:Q", scale=across, title=x_title, axis=alt.Axis(format="~s", tickCount=4, grid=False))
+    y = alt.Y("mean:Q", scale=scale, title=BITS, axis=alt.Axis(tickCount=6))
+    colour = _colour(arms)
+    points = _data(
+        {"arm": a.arm, "x": x_, "mean": m, "low": lo, "high": hi}
+        for a in arms
+        for x_, m, lo, hi in zip(a.x, a.mean, a.low, a.high, strict=True)
+    )
+    base = alt.Chart(points)
+    layers: list[alt.Chart] = []
+    reference = _data({"name": name, "y": value} for name, value in baselines.items() if bottom < value < top)
+    if baselines:
+        at = alt.Y("y:Q", scale=scale)
+        layers.append(alt.Chart(reference).mark_rule(strokeDash=[2, 3], color=SOFT, opacity=0.8).encode(y=at))
+        text = alt.Chart(reference).mark_text(align="right", baseline="bottom", dx=-2, dy=-2, color=SOFT, fontSize=10.5)
+        layers.append(text.encode(x=alt.value("width"), y=at, text="name:N"))
+    if threshold is not None:
+        line = alt.Chart(_data([{"y": threshold, "name": f"threshold, {threshold:.2f}"}]))
+        layers.append(line.mark_rule(color=INK, strokeWidth=1).encode(y=alt.Y("y:Q", scale=scale)))
+        text = line.mark_text(align="right", baseline="bottom", dx=-2, dy=-2, color=INK, fontSize=10.5)
+        layers.append(text.encode(x=alt.value("width"), y=alt.Y("y:Q", scale=scale), text="name:N"))
+    layers.append(
+        base.mark_area(opacity=0.16, clip=True).encode(
+            x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=colour, detail="arm:N"
+        )
+    )
+    layers.append(
+        base.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, color=colour, detail="arm:N", strokeDash=_dash(arms))
+    )
+    layers.append(
+        base.mark_point(filled=True, size=90, opacity=0, clip=True).encode(
+            x=x, y=y, tooltip=["arm:N", alt.Tooltip("x:Q", format=".3s", title=x_title), *_numbers("mean", "low", "high")]
+        )
+    )
+    if threshold is not None:
+        crossings = _data({"arm": a.arm, "x": c, "mean": threshold} for a in arms for c in a.crossings)
+        mark = alt.Chart(crossings).mark_point(filled=False, size=48, strokeWidth=1.6, opacity=1)
+        tip = ["arm:N", alt.Tooltip("x:Q", format=".3s", title=f"crosses at {x_title}")]
+        layers.append(mark.encode(x=x, y=y, color=colour, shape=_shape(arms), tooltip=tip))
+    labels: list[Row] = []
+    for group in _neighbours(arms, 0.2 * end):  # a line that ends early has its name where it ends
+        places = _apart([a.mean[-1] for a in group], 13.0 * (top - bottom) / height, bottom, top)
+        at = max(a.x[-1] for a in group)
+        labels += [{"arm": a.arm, "y": place, "x": at} for a, place in zip(group, places, strict=True)]
+    names = alt.Chart(_data(labels)).mark_text(align="left", baseline="middle", dx=7, fontSize=11.5)
+    layers.append(names.encode(x=x, y=alt.Y("y:Q", scale=scale), text="arm:N", color=colour))
+    return _chart(alt.layer(*layers), height)
+
+
+def _neighbours(arms: Sequence[Curve], room: float) -> list[list[Curve]]:
+    """The curves in groups whose ends lie within `room` of the next one's, so close that their names could collide."""
+    groups: list[list[Curve]] = []
+    for arm in sorted(arms, key=lambda a: a.x[-1]):
+        if groups and arm.x[-1] - groups[-1][-1].x[-1] <= room:
+            groups[-1].append(arm)
+        else:
+            groups.append([arm])
+    return groups
+
+
+def _thinned(curve: Curve, most: int = 100) -> Curve:
+    """Every n-th point, and the last."""
+    step = math.ceil(len(curve.x) / most)
+    kept = sorted({*range(0, len(curve.x), step), len(curve.x) - 1})
+    columns = [tuple(values[i] for i in kept) for values in (curve.x, curve.mean, curve.low, curve.high)]
+    return Curve(curve.arm, curve.ink, *columns, crossings=curve.crossings)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The search of the learning rates
+
+
+def searches(arms: Sequence[Search], height: int = 280) -> alt.LayerChart:
+    """Bits per byte on the tuning split for each learning rate; the rate that was taken is marked, an edge twice."""
+    values = [v for a in arms for v in a.bits_per_byte if math.isfinite(v)]
+    bottom, top = min(values), max(values)
+    room = (top - bottom) * 0.06 or 0.05
+    bottom, top = bottom - room, top + room
+    scale = alt.Scale(domain=[bottom, top], nice=False, zero=False)
+    rates = sorted({rate for a in arms for rate in a.rates})
+    x = alt.X(
+        "rate:Q",
+        title="learning rate",
+        scale=alt.Scale(type="log", domain=[rates[0] / 1.15, rates[-1] * 1.15], nice=False),
+        axis=alt.Axis(values=rates, format="~g", grid=False, labelOverlap=True),
+    )
+    y = alt.Y("bits:Q", scale=scale, title=f"{BITS}, tuning split", axis=alt.Axis(tickCount=6))
+    colour = _colour(arms)
+    rows = [
+        {"arm": a.arm, "rate": rate, "bits": bits, "taken": rate == a.optimum, "edge": a.edge and rate == a.optimum}
+        for a in arms
+        for rate, bits in zip(a.rates, a.bits_per_byte, strict=True)
+        if math.isfinite(bits)
+    ]
+    base = alt.Chart(_data(rows)).encode(x=x, y=y, color=colour)
+    tooltip = ["arm:N", alt.Tooltip("rate:Q", title="learning rate"), *_numbers("bits")]
+    last = _apart([_last(a) for a in arms], 13.0 * (top - bottom) / height, bottom, top)
+    labels = _data({"arm": a.arm, "y": at} for a, at in zip(arms, last, strict=True))
+    layers = [
+        base.mark_line(strokeWidth=1.6, opacity=0.8).encode(detail="arm:N", strokeDash=_dash(arms)),
+        base.mark_point(filled=True, size=22, opacity=0.9).encode(tooltip=tooltip),
+        base.transform_filter("datum.taken").mark_point(filled=True, size=95, opacity=1).encode(shape=_shape(arms), tooltip=tooltip),
+        base.transform_filter("datum.edge").mark_point(filled=False, size=300, strokeWidth=1.6, shape="circle", opacity=1),
+        alt.Chart(labels)
+        .mark_text(align="left", baseline="middle", dx=7, fontSize=11.5)
+        .encode(x=alt.value("width"), y=alt.Y("y:Q", scale=scale), text="arm:N", color=colour),
+    ]
+    return _chart(alt.layer(*layers), height)
+
+
+def _last(arm: Search) -> float:
+    return next((v for v in reversed(arm.bits_per_byte) if math.isfinite(v)), 0.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Shared
+
+
+def _data(rows: Iterable[Row]) -> alt.InlineData:
+    values = list(rows)
+    if len(values) > MOST_ROWS:
+        raise ValueError(f"a chart of {len(values)} rows: thin its data to {MOST_ROWS} or fewer")
+    return alt.InlineData(values=values)
+
+
+def _colour(arms: Sequence[Dots | Curve | Search]) -> alt.Color:
+    scale = alt.Scale(domain=[a.arm for a in arms], range=[a.ink.light for a in arms])
+    return alt.Color("arm:N", scale=scale, legend=None)
+
+
+def _shape(arms: Sequence[Dots | Curve | Search]) -> alt.Shape:
+    scale = alt.Scale(domain=[a.arm for a in arms], range=[a.ink.mark for a in arms])
+    return alt.Shape("arm:N", scale=scale, legend=None)
+
+
+def _dash(arms: Sequence[Dots | Curve | Search]) -> alt.StrokeDash:
+    scale = alt.Scale(domain=[a.arm for a in arms], range=[list(a.ink.dash) for a in arms])
+    return alt.StrokeDash("arm:N", scale=scale, legend=None)
+
+
+def _numbers(*fields: str) -> list[alt.Tooltip]:
+    return [alt.Tooltip(f"{field}:Q", format=".3f") for field in fields]
+
+
+def _apart(values: Sequence[float], least: float, low: float, high: float) -> list[float]:
+    """The values moved as little as needs be to stand `least` apart inside [low, high], in their order."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    placed = [min(max(values[i], low), high) for i in order]
+    for _ in range(60):
+        moved = False
+        for n in range(len(placed) - 1):
+            gap = placed[n + 1] - placed[n]
+            if gap < least * 0.999:
+                middle = (placed[n] + placed[n + 1]) / 2
+                placed[n], placed[n + 1], moved = middle - least / 2, middle + least / 2, True
+        if not moved:
+            break
+    shift = max(0.0, low - placed[0]) if placed else 0.0
+    result = [0.0] * len(values)
+    for place, i in zip(placed, order, strict=True):
+        result[i] = place + shift
+    return result
+
+
+def _chart(layered: alt.LayerChart, height: int) -> alt.LayerChart:
+    return layered.properties(
+        width="container",
+        height=height,
+        background="transparent",
+        padding={"left": 4, "top": 6, "right": 6, "bottom": 4},
+        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+    )
+
+
+CONFIG: dict[str, Any] = {
+    "font": FONT,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": SOFT, "titleColor": SOFT, "titleFontWeight": "normal", "titleFontSize": 11.5, "labelFontSize": 11,
+        "gridColor": LINE, "gridOpacity": 0.7, "domainColor": LINE, "tickColor": LINE, "titlePadding": 8,
+    },
+    "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
+}  # fmt: skip
+"""The look of all charts: the page's script hands it to Vega, with the dark page's colours when it is dark."""
+
+
+def specification(chart: alt.LayerChart) -> Row:
+    """The chart as Vega-Lite, without what the page says once for all charts."""
+    spec = chart.to_dict()
+    spec.pop("config", None)
+    return spec
+
+
+Format = Literal["svg", "png"]
+
+
+def write_figures(folder: Path, charts: dict[str, alt.LayerChart], drawings: dict[str, str], width: int = 760) -> None:
+    """Write every chart and every drawing (SVG text) into `folder` as ``NAME.svg`` and ``NAME.png``.
+
+    Raises:
+        UserError: a file that can't be written.
+    """
+    for name, chart in charts.items():
+        spec = json.dumps({**chart.to_dict(), "width": width, "background": PAPER_LIGHT, "config": CONFIG})
+        svg = vl_convert.vegalite_to_svg(spec)
+        write_atomic(folder / f"{name}.svg", svg)
+        write_atomic(folder / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
+    for name, svg in drawings.items():
+        write_atomic(folder / f"{name}.svg", svg)
+        write_atomic(folder / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))

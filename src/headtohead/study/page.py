@@ -1,0 +1,464 @@
+"""What a study's page says, gathered from its folder: no layout here, and no judgement that `measure` didn't make.
+
+`read` takes `plan.json` and the lines of `results.jsonl` (none, some, all) and gives a `Page`, from which the
+templates are filled. Arms keep the order of the study file everywhere: sorting them would be a ranking.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from headtohead.errors import UserError
+from headtohead.files import read_json, read_text
+from headtohead.model.architecture import Architecture
+from headtohead.model.budget import cache_bytes, flops
+from headtohead.study.figures import Curve, signed
+from headtohead.study.palette import Ink, inks
+from headtohead.study.tables import binary, decimal, layers
+
+Moment = Literal["nothing", "rehearsal", "underway", "finished"]
+
+THRESHOLD_SHARE = 2 / 3
+"""A run has found its input when it needs less than this share of what a 5-gram model, which has none, needs."""
+
+COST_INPUT, COST_OUTPUT = 1024, 1024
+"""Tokens for which the cost of use is given: the published setting."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of the study, with its look on the page."""
+
+    key: str
+    label: str
+    note: str
+    ink: Ink
+    architecture: Architecture
+    supervise: str
+    parameters: int
+    matched_to: str | None
+    mismatch: float | None
+    learning_rate: float
+    index: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One quantity of one arm in the ledger; `mark` says how it differs from what most arms have, or is empty."""
+
+    text: str
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One quantity over all arms. `declared`: why the study says that it may differ."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    declared: str = ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of use of one arm, each with its ratio to the first arm's."""
+
+    arm: Arm
+    prefill: float
+    decode: float
+    cache: float
+    prefill_ratio: float
+    decode_ratio: float
+    cache_ratio: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How every arm goes on from one prompt."""
+
+    region: str
+    input: str
+    reference: str
+    outputs: tuple[tuple[Arm, str], ...]
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """When an arm's seeds went under the threshold, in tokens (None: not yet), and in FLOPs."""
+
+    arm: Arm
+    tokens: tuple[float | None, ...]
+    flops: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One planned run and how it stands."""
+
+    arm: Arm
+    seed: int
+    rung: str
+    status: Literal["finished", "stopped", "to come"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the templates show."""
+
+    plan: dict[str, Any]
+    results: list[dict[str, Any]]
+    timings: list[dict[str, Any]]
+    written: datetime
+
+    @cached_property
+    def study(self) -> dict[str, Any]:
+        return self.plan["study"]
+
+    @cached_property
+    def regions(self) -> list[str]:
+        return list(self.plan["data"].get("regions") or self.study["data"]["regions"])
+
+    @cached_property
+    def arms(self) -> list[Arm]:
+        notes = {arm["key"]: arm.get("note", "") for arm in self.study["arms"]}
+        looks = inks(len(self.plan["arms"]))
+        return [
+            Arm(
+                key=arm["key"],
+                label=arm["label"],
+                note=notes.get(arm["key"], ""),
+                ink=look,
+                architecture=Architecture.model_validate(arm["architecture"]),
+                supervise=arm["supervise"],
+                parameters=arm["parameters"]["total"],
+                matched_to=arm.get("matched_to"),
+                mismatch=arm.get("mismatch"),
+                learning_rate=arm["learning_rate"],
+                index=index,
+            )
+            for index, (arm, look) in enumerate(zip(self.plan["arms"], looks, strict=True))
+        ]
+
+    def arm(self, key: str) -> Arm:
+        """The arm of that key."""
+        return next(arm for arm in self.arms if arm.key == key)
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Every planned run."""
+        lines = {(line["rung"], line["arm"], line["seed"]): line for line in self.results}
+        found = []
+        for run in self.plan["runs"]:
+            line = lines.get((run["rung"], run["arm"], run["seed"]))
+            status = "to come" if line is None else "stopped" if line["status"] == "stopped" else "finished"
+            reason = (line or {}).get("reason") or ""
+            found.append(Run(self.arm(run["arm"]), run["seed"], run["rung"], status, reason))
+        return found
+
+    def count(self, rung: str, *statuses: str) -> int:
+        """How many planned runs of that rung have one of these statuses (no status: all of them)."""
+        return sum(run.rung == rung and (not statuses or run.status in statuses) for run in self.runs)
+
+    @cached_property
+    def stopped(self) -> list[Run]:
+        return [run for run in self.runs if run.status == "stopped"]
+
+    @cached_property
+    def moment(self) -> Moment:
+        if not any(run.status == "to come" for run in self.runs):
+            return "finished"
+        if any(line["rung"] == "full" for line in self.results):
+            return "underway"
+        return "rehearsal" if self.results else "nothing"
+
+    @cached_property
+    def rung(self) -> str:
+        """The rung whose figures the page shows: the full one as soon as it has any."""
+        finished = {line["rung"] for line in self.results if line["status"] == "finished"}
+        return "full" if "full" in finished or not finished else "rehearsal"
+
+    @cached_property
+    def shown(self) -> list[dict[str, Any]]:
+        """The finished runs whose figures the page shows."""
+        return [line for line in self.results if line["rung"] == self.rung and line["status"] == "finished"]
+
+    def of(self, arm: Arm) -> list[dict[str, Any]]:
+        """The shown runs of one arm, by seed."""
+        return sorted((line for line in self.shown if line["arm"] == arm.key), key=lambda line: line["seed"])
+
+    # -- figures of the arms
+
+    def bits(self, arm: Arm, region: str) -> list[float]:
+        """Bits per byte of the arm's shown runs."""
+        return [line["bits_per_byte"][region] for line in self.of(arm)]
+
+    def value_of_input(self, arm: Arm, region: str) -> float | None:
+        """The mean over the arm's shown runs."""
+        values = [line["value_of_input"][region] for line in self.of(arm) if region in line["value_of_input"]]
+        return sum(values) / len(values) if values else None
+
+    def all_tokens(self, arm: Arm) -> float | None:
+        """Bits per byte over all tokens, of an arm that learns from all."""
+        values = [x for line in self.of(arm) if (x := line.get("all_tokens_bits_per_byte")) is not None]
+        return sum(values) / len(values) if values else None
+
+    @cached_property
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Name of the baseline -> region -> bits per byte."""
+        return self.plan["data"].get("baselines") or {}
+
+    def baselines_of(self, region: str) -> dict[str, float]:
+        return {name: by_region[region] for name, by_region in self.baselines.items() if region in by_region}
+
+    # -- learning curves
+
+    def threshold(self, region: str) -> float | None:
+        """Where a run counts as having found its input, in regions where any shown run ever does."""
+        reference = self.baselines_of(region).get("5-gram")
+        if reference is None:
+            return None
+        limit = THRESHOLD_SHARE * reference
+        lowest = min((p["bits_per_byte"][region] for line in self.shown for p in line["curve"]), default=math.inf)
+        return limit if lowest < limit else None
+
+    def curves(self, region: str, x: Literal["tokens", "flops"]) -> list[Curve]:
+        """Each arm's curve over its seeds, at the points that all of its seeds have."""
+        found = []
+        for arm in self.arms:
+            runs = [line["curve"] for line in self.of(arm) if line["curve"]]
+            if not runs:
+                continue
+            steps = sorted(set.intersection(*({p["step"] for p in run} for run in runs)))
+            if not steps:
+                continue
+            at = [{p["step"]: p for p in run} for run in runs]
+            values = np.array([[run[step]["bits_per_byte"][region] for step in steps] for run in at])
+            found.append(
+                Curve(
+                    arm.key,
+                    arm.ink,
+                    tuple(float(np.mean([run[step][x] for run in at])) for step in steps),
+                    tuple(values.mean(axis=0).tolist()),
+                    tuple(values.min(axis=0).tolist()),
+                    tuple(values.max(axis=0).tolist()),
+                    tuple(c for c in self._crossings(arm, region, x) if c is not None),
+                )
+            )
+        return found
+
+    def _crossings(self, arm: Arm, region: str, x: str) -> tuple[float | None, ...]:
+        limit = self.threshold(region)
+        if limit is None:
+            return ()
+        return tuple(crossing(line["curve"], region, x, limit) for line in self.of(arm))
+
+    def crossings(self, region: str) -> list[Crossing]:
+        """When each arm goes under the threshold of the region; nothing where there is none."""
+        if self.threshold(region) is None:
+            return []
+        return [
+            Crossing(arm, self._crossings(arm, region, "tokens"), self._crossings(arm, region, "flops"))
+            for arm in self.arms
+            if self.of(arm)
+        ]
+
+    # -- ledger, cost, samples
+
+    @cached_property
+    def ledger(self) -> list[LedgerRow]:
+        """What the runs consumed and were, for the arms that have a shown run; differences marked."""
+        arms = [arm for arm in self.arms if self.of(arm)]
+        if not arms:
+            return []
+        declared = self.study.get("declared_differences", {})
+        rows = []
+        for name, dimension, write, value in _LEDGER:
+            values = [value(arm, self.of(arm)[0]) for arm in arms]
+            if all(v is None for v in values):
+                continue
+            rows.append(LedgerRow(name, _marked(values, write), declared.get(dimension, "")))
+        times = [self._seconds(arm) for arm in arms]
+        if any(times):
+            mean = tuple(Cell(f"{sum(found) / len(found):,.0f} s" if found else "–") for found in times)
+            rows.append(LedgerRow("time of a run, mean", mean))
+        return rows
+
+    def _seconds(self, arm: Arm) -> list[float]:
+        """Training and scoring, in seconds, of the arm's shown runs that were timed."""
+        found = []
+        for line in self.timings:
+            if line["arm"] == arm.key and line["rung"] == self.rung:
+                parts = line["seconds"]
+                total = sum(v for k, v in parts.items() if k != "this_start") if isinstance(parts, dict) else parts
+                found.append(float(total))
+        return found
+
+    @cached_property
+    def ledger_arms(self) -> list[Arm]:
+        return [arm for arm in self.arms if self.of(arm)]
+
+    @cached_property
+    def costs(self) -> list[Cost]:
+        """Cost of use at the published lengths, beside the first arm's."""
+        found: list[Cost] = []
+        for arm in self.arms:
+            work = flops(arm.architecture, COST_INPUT, COST_OUTPUT)
+            cache = float(cache_bytes(arm.architecture, COST_INPUT, COST_OUTPUT))
+            prefill, decode = float(work["prefill"]), float(work["decode_per_token"])
+            base = found[0] if found else Cost(arm, prefill, decode, cache, 1.0, 1.0, 1.0)
+            ratios = (prefill / base.prefill, decode / base.decode, cache / base.cache)
+            found.append(Cost(arm, prefill, decode, cache, *ratios))
+        return found
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """The prompts, each with the continuation by every arm's run of its lowest seed."""
+        first = {arm: self.of(arm)[0] for arm in self.arms if self.of(arm)}
+        prompts: dict[tuple[str, str], str] = {}
+        for line in first.values():
+            for sample in line["samples"]:
+                prompts.setdefault((sample["region"], sample["input"]), sample["reference"])
+        return [
+            Sample(
+                region,
+                prompt,
+                reference,
+                tuple(
+                    (arm, sample["output"])
+                    for arm, line in first.items()
+                    for sample in line["samples"]
+                    if (sample["region"], sample["input"]) == (region, prompt)
+                ),
+            )
+            for (region, prompt), reference in prompts.items()
+        ]
+
+    @cached_property
+    def identities(self) -> dict[str, list[str]]:
+        """What the shown runs were made with: each key with its different values (one, if all is well)."""
+        found: dict[str, list[str]] = {}
+        for line in self.shown:
+            for key, value in line["identity"].items():
+                text = str(value)
+                if text not in found.setdefault(key, []):
+                    found[key].append(text)
+        return found
+
+
+def crossing(curve: Sequence[Mapping[str, Any]], region: str, x: str, limit: float) -> float | None:
+    """Where the curve goes under `limit` for good, between its points along a straight line; None if it never does."""
+    values = [point["bits_per_byte"][region] for point in curve]
+    over = [i for i, value in enumerate(values) if value >= limit]
+    first = over[-1] + 1 if over else 0
+    if first >= len(values):
+        return None
+    if first == 0:
+        return float(curve[0][x])
+    before, after = values[first - 1], values[first]
+    share = (before - limit) / (before - after)
+    return float(curve[first - 1][x] + share * (curve[first][x] - curve[first - 1][x]))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The ledger's rows: name, the dimension a study declares it under, how it is written, where it is found.
+
+Value = Any
+
+
+def _norms(arm: Arm) -> str:
+    norms = arm.architecture.norms
+    letters = {"Q": norms.query_key, "K": norms.query_key, "V": norms.value, "output": norms.output}
+    return " ".join(name for name, there in letters.items() if there) or "none"
+
+
+def _widths(arm: Arm) -> str:
+    widths = sorted({layer.d_ff for stream in arm.architecture.streams for layer in stream.layers})
+    return ", ".join(map(str, widths))
+
+
+def _consumed(name: str) -> Callable[[Arm, dict[str, Any]], Value]:
+    return lambda arm, line: line["ledger"].get(name)
+
+
+_LEDGER: list[tuple[str, str, Callable[[Value], str], Callable[[Arm, dict[str, Any]], Value]]] = [
+    ("parameters", "parameters", "{:,}".format, lambda arm, line: line["parameters"]),
+    ("layers", "depth", str, lambda arm, line: layers(arm.architecture).removesuffix("s").removesuffix(" layer")),
+    ("feed-forward width", "d_ff", str, lambda arm, line: _widths(arm)),
+    ("extra norms", "norms", str, lambda arm, line: _norms(arm)),
+    ("loss on", "supervision", str, lambda arm, line: {"all": "every token"}.get(arm.supervise, arm.supervise)),
+    ("learning rate", "learning_rate", "{:g}".format, lambda arm, line: line["learning_rate"]),
+    ("steps", "recipe", "{:,}".format, _consumed("steps")),
+    ("documents seen", "documents", "{:,}".format, _consumed("documents_seen")),
+    ("examples", "examples", "{:,}".format, _consumed("examples")),
+    ("bytes shown", "bytes", decimal, _consumed("bytes_shown")),
+    ("tokens shown", "tokens_shown", decimal, _consumed("tokens_shown")),
+    ("tokens supervised", "tokens_supervised", decimal, _consumed("tokens_supervised")),
+    ("padding", "tokens_padding", decimal, _consumed("tokens_padding")),
+    ("visible pairs", "visible_pairs", decimal, _consumed("visible_pairs")),
+    ("training FLOPs", "flops", decimal, _consumed("flops")),
+]
+
+
+def _marked(values: Sequence[Value], write: Callable[[Value], str]) -> tuple[Cell, ...]:
+    """The values as cells, those that aren't the usual one marked: with the ratio to it where they are numbers."""
+    (usual, _), *_ = Counter(values).most_common(1)
+    cells = []
+    for value in values:
+        if value is None:
+            cells.append(Cell("–"))
+        elif value == usual:
+            cells.append(Cell(write(value)))
+        elif isinstance(value, int | float) and isinstance(usual, int | float) and usual:
+            change = value / usual - 1
+            mark = f"{change:+.1%}" if abs(change) < 1 else f"× {value / usual:.2f}"
+            cells.append(Cell(write(value), mark.replace("-", "−") if f"{abs(change):.1%}" != "0.0%" else "≠"))
+        else:
+            cells.append(Cell(write(value), "≠"))
+    return tuple(cells)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def read(folder: Path) -> Page:
+    """The page of the study in `folder`.
+
+    Raises:
+        UserError: no `plan.json` there, or a file that can't be read or is damaged.
+    """
+    plan = read_json(folder / "plan.json", "the study's plan")
+    path = folder / "results.jsonl"
+    results = _lines(path) if path.exists() else []
+    timed = folder / "timings.jsonl"
+    timings = _lines(timed) if timed.exists() else []
+    beside = folder / "baselines.json"
+    if beside.exists():
+        plan["data"]["baselines"] = read_json(beside, "the baselines")
+    written = datetime.fromtimestamp((path if path.exists() else folder / "plan.json").stat().st_mtime, timezone.utc)
+    return Page(plan, results, timings, written)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    found = []
+    for number, line in enumerate(read_text(path, "the results").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: line {number} is not JSON ({error.msg}): remove it, and the run is done again") from error
+    return found
+
+
+__all__ = ["Arm", "Page", "binary", "decimal", "read", "signed"]
