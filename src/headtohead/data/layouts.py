@@ -194,10 +194,10 @@ class Layout:
         return len(example.output) + example.ends + (len(example.input) if self.supervise == "all" else 0)
 
     def visible_pairs(self, input: int, output: int) -> int:
-        """Visible (query, key, head) triples of an example of so many tokens, over all reads of all layers.
+        """Visible (query, key, head) triples of an example of so many tokens, over all reads and layers.
 
-        Counted by the rules on the example alone (`model.budget`): a packed row holds the sum of its examples,
-        since every rule is confined to one document.
+        Counted by the rules on the example alone (`model.budget`): a packed row holds the sum of its
+        examples, since every rule is confined to one document.
         """
         key = (input, output)
         if key not in self._pairs:

@@ -72,7 +72,7 @@ class PrefixLM:
         at = len(data) // 2
         if self.split == "random":
             digest = hashlib.sha256(self.seed.to_bytes(8, "little") + data).digest()
-            at = 1 + int.from_bytes(digest[:8], "little") % max(1, len(data) - 1)
+            at = min(1 + int.from_bytes(digest[:8], "little") % max(1, len(data) - 1), len(data) - 1)
         at = _cut_at(data, at)
         return data[:at].decode(), data[at:].decode()
 
@@ -277,7 +277,7 @@ def _exchange(examples: Sequence[Example]) -> list[int]:
 
     giver = [i ^ 1 for i in range(n)]  # neighbours exchange; the last three of an odd number go round
     if n % 2:
-        giver[-3:] = [n - 2, n - 1, n - 3][-n:]
+        giver[-3:] = [n - 2, n - 1, n - 3] if n > 1 else [0]
     for i in range(n):
         if differ(i, giver[i]):
             continue
@@ -288,8 +288,8 @@ def _exchange(examples: Sequence[Example]) -> list[int]:
         other = next((j for j in near(i, n) if differ(i, j)), None)
         if other is None:
             raise UserError(
-                f"the value of the input in the {examples[i].region} region needs held-out examples of at least "
-                f"2 documents with different inputs: none of the {n} can lend another to example {i}"
+                f"the value of the input in the {examples[i].region} region needs held-out examples of "
+                f"2 documents or more with different inputs: none of the {n} can lend another to example {i}"
             )
         giver[i] = other
     return giver
