@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.laws.plain import Token, mask
 from torch.nn.attention.flex_attention import create_mask
 
 from headtohead.errors import UserError
@@ -17,7 +15,6 @@ from headtohead.model import visibility as rules
 from headtohead.model.visibility import (
     INPUT,
     OUTPUT,
-    PADDING,
     Both,
     ByHead,
     Coordinates,
@@ -29,54 +26,6 @@ from headtohead.model.visibility import (
     same_document,
     sequence,
 )
-
-
-@dataclass(frozen=True)
-class Token:
-    position: int
-    document: int
-    part: int
-
-
-# The rules once more, one pair of tokens at a time, as one would explain them: nothing shared with the package.
-SAYS: dict[str, Callable[[Token, Token], bool]] = {
-    "causal": lambda q, k: k.position <= q.position,
-    "anticausal": lambda q, k: k.position >= q.position,
-    "full": lambda q, k: True,
-    "key_is_input": lambda q, k: k.part == INPUT,
-    "prefix": lambda q, k: k.part == INPUT or k.position <= q.position,
-    "same_document": lambda q, k: q.document == k.document,
-    "same_part": lambda q, k: q.part == k.part,
-}
-SAYS_SIZED: dict[str, Callable[[Token, Token, int], bool]] = {
-    "window": lambda q, k, n: abs(q.position - k.position) < n,
-    "same_block": lambda q, k, n: q.position // n == k.position // n,
-    "earlier_block": lambda q, k, n: k.position // n < q.position // n,
-}
-
-
-def sees(rule: Visibility, q: Token, k: Token, head: int, heads: int) -> bool:
-    match rule:
-        case Both(left, right):
-            return sees(left, q, k, head, heads) and sees(right, q, k, head, heads)
-        case Either(left, right):
-            return sees(left, q, k, head, heads) or sees(right, q, k, head, heads)
-        case ByHead(shares):
-            share = next(i for i in range(len(shares)) if head < heads * (i + 1) // len(shares))
-            return sees(shares[share], q, k, head, heads)
-    name, _, size = str(rule).rstrip(")").partition("(")
-    return SAYS_SIZED[name](q, k, int(size)) if size else SAYS[name](q, k)
-
-
-def brute(rule: Visibility, q: list[Token], k: list[Token], heads: int) -> np.ndarray:
-    out = np.zeros((heads, len(q), len(k)), dtype=bool)
-    for h in range(heads):
-        for i, query in enumerate(q):
-            for j, key in enumerate(k):
-                real = query.document != PADDING and key.document != PADDING
-                out[h, i, j] = real and sees(rule, query, key, h, heads)
-    return out
-
 
 leaves = st.sampled_from(list(rules.WORDS.values())) | st.builds(
     lambda make, n: make(n), st.sampled_from(list(rules.SIZED.values())), st.integers(1, 5)
@@ -120,12 +69,12 @@ def test_dense_is_what_the_rule_says_pair_by_pair(
     dense = rule.dense(coordinates(q), coordinates(k), heads)
     assert dense.dtype == bool
     assert dense.shape == (heads if rule.differs_by_head else 1, len(q), len(k))
-    assert (dense == brute(rule, q, k, heads)).all()
+    assert (dense == mask(rule, q, k, heads)).all()
 
 
 @given(visibilities, tokens, tokens, st.sampled_from([3, 4]))
 def test_count_is_the_sum_of_the_mask(rule: Visibility, q: list[Token], k: list[Token], heads: int) -> None:
-    assert rule.count(coordinates(q), coordinates(k), heads) == brute(rule, q, k, heads).sum()
+    assert rule.count(coordinates(q), coordinates(k), heads) == mask(rule, q, k, heads).sum()
 
 
 def test_count_is_the_same_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +104,7 @@ def test_mask_mod_gives_flex_attention_the_same_mask(
 
 @given(visibilities, tokens)
 def test_append_only_means_that_nobody_sees_a_later_position(rule: Visibility, some: list[Token]) -> None:
-    seen = brute(rule, some, some, 4).any(axis=0)
+    seen = mask(rule, some, some, 4).any(axis=0)
     later = [[k.position > q.position for k in some] for q in some]
     where = coordinates(some)
     assert rule.append_only(where, where, 4) == (not (seen & np.array(later)).any())

@@ -1,0 +1,123 @@
+"""Law 5: what the description predicts is what the built network has and does."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+from tests.laws.cells import Cell, cells
+from tests.laws.running import cached, supervised_tokens
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from headtohead.data.shards import Example
+from headtohead.model.architecture import architecture
+from headtohead.model.batch import Tokens
+from headtohead.model.budget import cache_bytes, flops, parameters, visible_pairs
+from headtohead.model.transformer import Transformer
+from headtohead.model.visibility import INPUT, OUTPUT
+
+MATMULS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+ATTENTION = {torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default}
+
+
+class Counter(TorchDispatchMode):
+    """Counts 2·m·k·n for every matrix product that is really made; those of attention apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matmul = self.attention = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in MATMULS:
+            left, right = args[-2:]
+            self.matmul += 2 * left.shape[0] * left.shape[1] * right.shape[1]
+        elif func in ATTENTION:
+            left, right = args[-2:]
+            self.attention += 2 * prod(left.shape) * right.shape[2]
+        return out
+
+
+def exact(cell: Cell, example: Example):
+    """One example in a row without padding, so that nothing is computed that isn't asked for."""
+    n, m = 1 + len(example.input), 1 + len(example.output)
+    layout = cell.layout(n + m, max(n, m))
+    batch = layout.batch([[example]])
+    streams = {
+        s.name: Tokens(*(f[:, : {"input": n, "output": m, "both": n + m}[s.holds]] for f in vars(t).values()))
+        for s, t in zip(cell.architecture.streams, batch.streams.values(), strict=True)
+    }
+    width = streams[cell.architecture.output_stream.name].ids.shape[1]
+    rest = (getattr(batch, name)[:, :width] for name in ("targets", "weights", "example", "scored"))
+    return type(batch)(streams, *rest), n, m
+
+
+@pytest.mark.parametrize("cell", cells())
+@torch.no_grad()
+def test_flops_and_visible_pairs_equal_those_of_the_network_that_runs(cell: Cell) -> None:
+    a = cell.architecture
+    for example in cell.examples[:2]:
+        batch, n, m = exact(cell, example)
+        with Counter() as counter:
+            cell.model.loss(batch)
+        weights = cell.model.attention_weights(batch)
+        pairs = sum(int((w > 0).sum()) for w in weights.values())
+        supervised = len(supervised_tokens(cell, example))
+        predicted = flops(a, n, m, supervised)
+        assert visible_pairs(a, n, m) == pairs
+        assert predicted["forward"] == counter.matmul + 2 * 2 * a.d_head * pairs
+        assert predicted["training"] == 3 * predicted["forward"]
+        # The kernel here computes every pair and masks: never less than what is counted.
+        assert counter.attention >= 2 * 2 * a.d_head * pairs
+
+
+@pytest.mark.parametrize("cell", cells(tasks=False))
+def test_parameters_equal_those_of_the_network_built(cell: Cell) -> None:
+    found = parameters(cell.architecture)
+    assert found["total"] == sum(p.numel() for p in cell.model.parameters())
+    assert found["embedding"] == cell.model.embedding.numel()
+
+
+@pytest.mark.parametrize("cell", cells(tasks=False))
+@torch.no_grad()
+def test_cache_bytes_equal_those_of_a_cache_that_is_full(cell: Cell) -> None:
+    example = cell.examples[1]
+    batch, n, m = exact(cell, example)
+    caches = []
+    start = cell.model.start_cache
+    cell.model.start_cache = lambda capacity: caches.append(start(capacity)) or caches[-1]  # type: ignore[method-assign]
+    try:
+        cached(cell.model, batch.streams)
+    finally:
+        del cell.model.start_cache
+    filled = [part for read in caches[0].reads.values() for part in read.filled]
+    assert sum(part.numel() * part.element_size() for part in filled) == cache_bytes(
+        cell.architecture, n, m, "fp32"
+    )
+
+
+@pytest.mark.parametrize("name", ["decllm-150m", "redllm-150m", "redllm-8b"])
+@torch.no_grad()
+def test_flops_of_published_sizes_equal_the_products_of_the_network_on_no_device(name: str) -> None:
+    """Built on the meta device: shapes without numbers. The attention's products are counted by visible
+    pairs.
+    """
+    a, n, m = architecture(name), 160, 96
+    with torch.device("meta"):
+        model = Transformer(a)
+        streams = {}
+        for stream in a.streams:
+            width = {"input": n, "output": m, "both": n + m}[stream.holds]
+            first = n if stream.holds == "output" else 0
+            position = torch.arange(first, first + width)[None]
+            part = torch.where(position < n, INPUT, OUTPUT)
+            streams[stream.name] = Tokens(
+                torch.zeros_like(position), position, torch.zeros_like(position), part
+            )
+        with Counter() as counter:
+            h = model.hidden(streams)
+            model.next_logits(h[:, -m:])
+    predicted = flops(a, n, m)["forward"]
+    assert predicted - 2 * 2 * a.d_head * visible_pairs(a, n, m) == counter.matmul
