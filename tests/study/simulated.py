@@ -60,11 +60,14 @@ CONTRASTS: list[dict[str, Any]] = [
      "sentence": "Twice the parameters", "declares": ["depth", "d_ff", "parameters"]},
 ]  # fmt: skip
 CLAIMS: list[dict[str, Any]] = [
-    {"key": "C1", "source": "Su 2023", "contrasts": ["view-one-stack", "view-two-stacks"],
+    {"key": "C1", "source": "Su 2023", "rule": "does-not-beat",
+     "contrasts": ["view-one-stack", "view-two-stacks"],
      "sentence": "Trained from scratch at equal parameters, a full view of the input does not beat a causal one."},
-    {"key": "C2", "source": "Su 2023", "contrasts": ["own-weights-full", "twice-the-parameters"],
+    {"key": "C2", "source": "Su 2023", "rule": "edge-goes-away",
+     "contrasts": ["own-weights-full", "twice-the-parameters"],
      "sentence": "The encoder-decoder's edge is its doubled parameters: it goes away at equal parameters."},
-    {"key": "C3a", "source": "Su 2023 (left open)", "contrasts": ["view-two-stacks"],
+    {"key": "C3a", "source": "left open by Su 2023", "rule": "does-not-beat",
+     "contrasts": ["view-two-stacks"],
      "sentence": "An encoder-decoder loses nothing with a causal encoder."},
 ]  # fmt: skip
 REGIONS = ("continuation", "restoration")

@@ -152,7 +152,7 @@ def levels(arms: Sequence[Dots], baselines: dict[str, float]) -> alt.LayerChart:
     low, high = min(ends), max(ends)
     room = (high - low) * 0.06 or 0.05
     scale = alt.Scale(domain=[low - room, high + room], nice=False, zero=False)
-    position = alt.Scale(domain=[-0.55, count - 0.4], reverse=True)
+    position = alt.Scale(domain=[-1.05, count - 0.4], reverse=True)
     y = alt.Y("row:Q", scale=position, axis=None)
     x = alt.X("value:Q", scale=scale, axis=alt.Axis(tickCount=5, grid=True), title=BITS)
     seeds = _data(
@@ -165,22 +165,25 @@ def levels(arms: Sequence[Dots], baselines: dict[str, float]) -> alt.LayerChart:
         for n, a in enumerate(arms)
         if a.low is not None
     )
-    names = _data({"row": n - 0.27, "arm": a.arm} for n, a in enumerate(arms))
-    lines = _data({"value": value, "name": name, "row": -0.42} for name, value in baselines.items())
+    names = [{"row": n - 0.27, "arm": a.arm} for n, a in enumerate(arms)]
+    lines = [{"value": value, "name": name, "row": -0.85} for name, value in baselines.items()]
+    left = low + 0.25 * (high - low)  # a name that has no room left of its line stands right of it
+    sides = [("right", -4, [x for x in lines if x["value"] > left]), ("left", 4, [x for x in lines if x["value"] <= left])]
     layers = [
-        alt.Chart(lines).mark_rule(strokeDash=[3, 3], color=SOFT).encode(x=x),
-        alt.Chart(lines).mark_text(align="right", dx=-4, color=SOFT, fontSize=11, baseline="middle").encode(x=x, y=y, text="name:N"),
+        alt.Chart(_data(lines)).mark_rule(strokeDash=[3, 3], color=SOFT).encode(x=x),
+        *(
+            alt.Chart(_data(some)).mark_text(align=align, dx=dx, color=SOFT, fontSize=11, baseline="middle").encode(x=x, y=y, text="name:N")
+            for align, dx, some in sides
+        ),
         alt.Chart(bars)
         .mark_rule(strokeWidth=2, opacity=0.55, strokeCap="round")
         .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, color=_colour(arms), tooltip=alt.Tooltip("run:N", title="mean")),
         alt.Chart(seeds)
         .mark_point(filled=True, size=60, opacity=0.9, stroke=PAPER_LIGHT, strokeWidth=0.7)
         .encode(x=x, y=y, color=_colour(arms), shape=_shape(arms), tooltip=alt.Tooltip("run:N", title="run")),
-        alt.Chart(names)
-        .mark_text(align="left", baseline="middle", dx=3, fontSize=11.5)
-        .encode(x=alt.value(0), y=y, text="arm:N", color=_colour(arms)),
+        *_names(names, alt.value(0), y, _colour(arms), dx=3),
     ]
-    return _chart(alt.layer(*layers), 38 * count + 18)
+    return _chart(alt.layer(*layers), 38 * count + 34)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -192,13 +195,12 @@ def curves(
 ) -> alt.LayerChart:
     """Means with bands over the seeds; the arm's name at its line's end; a hollow mark where a run crosses `threshold`.
 
-    The first steep part runs out of the picture above: the axis ends a little over the highest baseline (or, without
-    one, over the second point of the highest curve).
+    The first steep part runs out of the picture above: the axis ends a little over the highest baseline, or where the
+    highest curve is after a third of its points.
     """
     arms = [_thinned(arm) for arm in arms]
     bottom = min(min(a.low) for a in arms)
-    top = max(baselines.values(), default=0.0) * 1.08 or max(a.high[min(1, len(a.high) - 1)] for a in arms)
-    top = max(top, max(a.mean[-1] for a in arms) * 1.03)
+    top = max([1.08 * value for value in baselines.values()] + [1.03 * a.high[len(a.high) // 3] for a in arms])
     bottom -= 0.05 * (top - bottom)
     scale = alt.Scale(domain=[bottom, top], nice=False, zero=False)
     end = max(a.x[-1] for a in arms)
@@ -247,9 +249,15 @@ def curves(
         places = _apart([a.mean[-1] for a in group], 13.0 * (top - bottom) / height, bottom, top)
         at = max(a.x[-1] for a in group)
         labels += [{"arm": a.arm, "y": place, "x": at} for a, place in zip(group, places, strict=True)]
-    names = alt.Chart(_data(labels)).mark_text(align="left", baseline="middle", dx=7, fontSize=11.5)
-    layers.append(names.encode(x=x, y=alt.Y("y:Q", scale=scale), text="arm:N", color=colour))
+    layers += _names(labels, x, alt.Y("y:Q", scale=scale), colour)
     return _chart(alt.layer(*layers), height)
+
+
+def _names(labels: Sequence[Row], x: Any, y: alt.Y, colour: alt.Color, dx: int = 7) -> list[alt.Chart]:
+    """The arms' names right of their places, on a halo of paper, so that a line behind doesn't cross them out."""
+    base = alt.Chart(_data(labels)).encode(x=x, y=y, text="arm:N")
+    style: Row = {"align": "left", "baseline": "middle", "dx": dx, "fontSize": 11.5}
+    return [base.mark_text(**style, stroke=PAPER_LIGHT, strokeWidth=4), base.mark_text(**style).encode(color=colour)]
 
 
 def _neighbours(arms: Sequence[Curve], room: float) -> list[list[Curve]]:
@@ -300,15 +308,13 @@ def searches(arms: Sequence[Search], height: int = 280) -> alt.LayerChart:
     base = alt.Chart(_data(rows)).encode(x=x, y=y, color=colour)
     tooltip = ["arm:N", alt.Tooltip("rate:Q", title="learning rate"), *_numbers("bits")]
     last = _apart([_last(a) for a in arms], 13.0 * (top - bottom) / height, bottom, top)
-    labels = _data({"arm": a.arm, "y": at} for a, at in zip(arms, last, strict=True))
+    labels = [{"arm": a.arm, "y": at} for a, at in zip(arms, last, strict=True)]
     layers = [
         base.mark_line(strokeWidth=1.6, opacity=0.8).encode(detail="arm:N", strokeDash=_dash(arms)),
         base.mark_point(filled=True, size=22, opacity=0.9).encode(tooltip=tooltip),
         base.transform_filter("datum.taken").mark_point(filled=True, size=95, opacity=1).encode(shape=_shape(arms), tooltip=tooltip),
         base.transform_filter("datum.edge").mark_point(filled=False, size=300, strokeWidth=1.6, shape="circle", opacity=1),
-        alt.Chart(labels)
-        .mark_text(align="left", baseline="middle", dx=7, fontSize=11.5)
-        .encode(x=alt.value("width"), y=alt.Y("y:Q", scale=scale), text="arm:N", color=colour),
+        *_names(labels, alt.value("width"), alt.Y("y:Q", scale=scale), colour),
     ]
     return _chart(alt.layer(*layers), height)
 

@@ -1,16 +1,16 @@
-"""The judgements of `measure` on a study's results, as its page tells them."""
+"""The judgements of `measure` on a study's results, put into the page's words. Nothing is judged here."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from headtohead.measure import statistics
-from headtohead.study.figures import signed
-from headtohead.study.page import Arm, Page
+from headtohead.measure import verdicts
+from headtohead.measure.power import Settle
+from headtohead.study.page import Arm, Page, signed
+from headtohead.study.tables import decimal
 
 
 @dataclass(frozen=True)
@@ -27,31 +27,45 @@ class Difference:
     low: float | None
     high: float | None
     detectable: str
+    value_of_input: float | None
+    sentence: str
     remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
+class Finding:
+    """How a claim stands in one region, and why."""
+
+    region: str
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Claim:
-    """A claim on trial, with its outcome in words and what it rests on."""
+    """A claim on trial: its outcome, why in each region, the rule it was decided by.
+
+    `evidence`: what it rests on, the regions of one pair of arms together.
+    """
 
     key: str
     sentence: str
     source: str
     outcome: str
-    because: str
-    evidence: tuple[Difference, ...]
+    findings: tuple[Finding, ...]
+    rule: str
+    evidence: tuple[tuple[Difference, ...], ...]
 
 
 @dataclass(frozen=True)
 class Judgement:
     """All that may be said."""
 
+    final: bool
     differences: tuple[Difference, ...]
     claims: tuple[Claim, ...]
-    undeclared: tuple[str, ...]
-    lead: str
-    method: str
-    levels: dict[tuple[str, str], statistics.Level]
+    refused: tuple[str, ...]
+    levels: dict[tuple[str, str], verdicts.Level]
 
     def interval(self, arm: str, region: str) -> tuple[float | None, float | None]:
         """The 95 % interval of an arm's level, if there is one."""
@@ -65,51 +79,92 @@ class Judgement:
         level = self.levels.get((arm, region))
         return None if level is None or math.isnan(level.bits_per_byte) else level.bits_per_byte
 
+    @property
+    def lead(self) -> str:
+        """The claims' outcomes in one sentence."""
+        if not self.claims:
+            return "All runs are done; the study puts no claim on trial."
+        parts = []
+        for outcome in ("supported", "contradicted", "undecided"):
+            keys = [claim.key for claim in self.claims if claim.outcome == outcome]
+            if keys:
+                parts.append(f"{joined(keys)} {'is' if len(keys) == 1 else 'are'} {outcome}")
+        return f"At this scale, {joined(parts)}."
 
-def scores(page: Page, region: str) -> statistics.Scores | None:
-    """The region's bits by arm, seed and document; None before the first full run."""
-    runs = [line for line in page.shown if line["rung"] == "full"]
-    if not runs:
-        return None
-    names = runs[0]["documents"]["names"]
-    arms, seeds = [arm.key for arm in page.arms], list(page.study["seeds"])
-    bits = np.full((len(arms), len(seeds), len(names)), np.nan)
-    for line in runs:
-        bits[arms.index(line["arm"]), seeds.index(line["seed"])] = line["documents"]["bits"][region]
-    return statistics.Scores(
-        tuple(arms), tuple(seeds), tuple(names), bits, np.array(runs[0]["documents"]["bytes"][region], dtype=float)
-    )
+
+def joined(words: Sequence[str]) -> str:
+    """The words as a list in a sentence."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def judge(page: Page) -> Judgement:
-    contrasts = page.study["contrasts"]
-    stat = [statistics.Contrast(c["name"], c["from"], c["to"]) for c in contrasts]
-    found, sources, regions, levels = [], [], [], {}
-    for region in page.regions:
-        s = scores(page, region)
-        if s is None:
-            continue
-        for level in statistics.levels(s):
-            levels[level.arm, region] = level
-        e = statistics.estimate(s, stat)
-        found += e
-        sources += [s] * len(e)
-        regions += [region] * len(e)
-    decided = statistics.decide(found, [s.bytes for s in sources], page.study["margin"])
-    by = {c["name"]: c for c in contrasts}
-    differences = tuple(_difference(page, by[c.contrast.name], r, c) for c, r in zip(decided, regions, strict=True))
-    claims = tuple(
-        Claim(c["key"], c["sentence"], c.get("source", ""), "undecided", "…", tuple(d for d in differences if d.name in c["contrasts"]))
-        for c in page.study["claims"]
+    """What may be said of the page's results.
+
+    Raises:
+        UserError: runs that were scored on different text, or a claim whose rule doesn't fit its contrasts.
+    """
+    study = {**page.study, "data": {**page.study["data"], "regions": page.regions}}
+    found = verdicts.judge(page.results, study)
+    differences = tuple(_difference(page, verdict) for verdict in found.verdicts)
+    edges = tuple(_difference(page, verdict) for verdict in found.edges)
+    claims = tuple(_claim(page, claim, (*differences, *edges)) for claim in found.claims)
+    levels = {(level.arm, region): level for region, some in found.levels.items() for level in some}
+    return Judgement(found.final, differences, claims, (), levels)
+
+
+def _claim(page: Page, claim: verdicts.ClaimVerdict, known: Sequence[Difference]) -> Claim:
+    stated = next(c for c in page.study["claims"] if c["key"] == claim.key)
+    names = list(dict.fromkeys([*stated["contrasts"], " + ".join(stated["contrasts"])]))
+    evidence = (tuple(d for d in known if d.name == name) for name in names)
+    findings = []
+    for finding in claim.regions:
+        reason = finding.reason
+        for contrast in page.study["contrasts"]:  # the page names a contrast by its arms
+            reason = reason.replace(f"{contrast['name']}: ", f"{contrast['from']} → {contrast['to']}: ")
+        findings.append(Finding(finding.region, finding.outcome, reason))
+    return Claim(
+        claim.key,
+        claim.claim,
+        stated.get("source", ""),
+        claim.outcome,
+        tuple(findings),
+        claim.rule,
+        tuple(pair for pair in evidence if any(d.difference is not None for d in pair)),
     )
-    return Judgement(differences, claims, (), "…", "…", levels)
 
 
-def _difference(page: Page, contrast: dict[str, Any], region: str, c: statistics.Comparison) -> Difference:
+def _difference(page: Page, verdict: verdicts.Verdict) -> Difference:
+    c, margin = verdict.comparison, page.study["margin"]
     judged = not math.isnan(c.difference)
-    remarks = [c.reason] if c.reason else []
+    low, high = c.interval
+    remarks = [c.reason, _settling(c.settle), *verdict.cautions]
     return Difference(
-        contrast["name"], page.arm(contrast["from"]), page.arm(contrast["to"]), contrast["factor"], region, c.outcome,
-        c.difference if judged else None, c.interval[0] if judged else None, c.interval[1] if judged else None,
-        signed(c.smallest_detectable, page.study["margin"]).replace("+", "") if judged else "", (*remarks, *c.notes),
-    )  # fmt: skip
+        name=verdict.name,
+        first=page.arm(c.contrast.arm_from),
+        second=page.arm(c.contrast.arm_to),
+        factor=verdict.factor,
+        region=verdict.region,
+        outcome=c.outcome,
+        difference=c.difference if judged else None,
+        low=low if judged else None,
+        high=high if judged else None,
+        detectable=signed(c.smallest_detectable, margin).lstrip("+") if judged else "",
+        value_of_input=None if math.isnan(verdict.value_of_input) else verdict.value_of_input,
+        sentence=verdict.sentence,
+        remarks=tuple(remark for remark in remarks if remark),
+    )
+
+
+def _settling(settle: Settle | None) -> str:
+    """What would settle an undecided contrast, in short."""
+    if settle is None:
+        return ""
+    ways: list[Any] = []
+    if settle.seeds is not None:
+        ways.append(f"{settle.seeds} seeds")
+    if settle.documents is not None:
+        size = f" ({decimal(settle.document_bytes)}B)" if settle.document_bytes else ""
+        ways.append(f"{settle.documents:,} held-out documents{size}")
+    if not ways and settle.both is not None:
+        ways.append(f"{settle.both[0]} seeds with {settle.both[1]:,} held-out documents")
+    return f"would settle it: {' or '.join(ways)}" if ways else "a hundred seeds would not settle it"
