@@ -18,6 +18,7 @@ from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, Stream
 from headtohead.model.batch import Batch, Tokens
 from headtohead.model.budget import places, visible_pairs
+from headtohead.model.reach import sees_its_answer
 from headtohead.model.visibility import INPUT, OUTPUT, PADDING
 
 Supervise = Literal["output", "all"]
@@ -114,6 +115,12 @@ class Layout:
             raise UserError(
                 f"{architecture.name}: supervise = 'all' needs a last stream that holds the input too; "
                 "its input stream predicts nothing, so supervise = 'output' is right"
+            )
+        if sees_its_answer(architecture, supervise):
+            raise UserError(
+                f"{architecture.name}: under its visibility, tokens that supervise = '{supervise}' asks to be "
+                "predicted are seen by the places that predict them"
+                + ("; supervise = 'output' is right" if not sees_its_answer(architecture, "output") else "")
             )
         self.architecture = architecture
         self.supervise: Supervise = supervise

@@ -12,16 +12,20 @@ does.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
 from headtohead.model.architecture import Architecture
-from headtohead.model.visibility import Coordinates, Visibility
+from headtohead.model.visibility import OUTPUT, Coordinates, Visibility, sequence
 
 Reach = dict[tuple[str, str], np.ndarray]
 """By (query stream, key stream): Boolean (…, Tq, Tk), whether the key's token reaches the query's final
 state.
 """
+
+TRIED = 8
+"""Places of input and of output on which a description is tried for leaks."""
 
 
 def reach(a: Architecture, coordinates: Mapping[str, Coordinates]) -> Reach:
@@ -68,3 +72,23 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     matters.
     """
     return np.matmul(left.astype(np.float32), right.astype(np.float32)) > 0
+
+
+def sees_its_answer(a: Architecture, supervise: Literal["output", "all"]) -> bool:
+    """Whether a place that predicts the next token is reached by that token, or by one after it, in any
+    stream.
+
+    Such a network copies its answers and learns nothing. `supervise`: which places predict, the output's or
+    all of the last stream. Tried on `TRIED` places of input and of output, which no rule of distance or block
+    can hide a leak from: a leak reaches the next place first.
+    """
+    whole = sequence(TRIED, TRIED)
+    held = {"input": slice(0, TRIED), "output": slice(TRIED, None), "both": slice(None)}
+    where = {s.name: Coordinates(*(array[held[s.holds]] for array in whole)) for s in a.streams}
+    last = where[a.output_stream.name]
+    asked = last.part == OUTPUT if supervise == "output" else np.ones(len(last.part), dtype=bool)
+    found = reach(a, where)
+    return any(
+        bool((found[a.output_stream.name, name][asked] & (k.position > last.position[asked, None])).any())
+        for name, k in where.items()
+    )

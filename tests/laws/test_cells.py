@@ -1,0 +1,85 @@
+"""The table itself: what makes no sense is refused by the package, every family and exception is real."""
+
+from __future__ import annotations
+
+import pytest
+from tests.laws.cells import (
+    ARCHITECTURES,
+    EXCEPTIONS,
+    POSITIONS,
+    TASKS,
+    Cell,
+    block_double_decoder,
+    cells,
+    cross,
+    merged_attention,
+    senseless,
+)
+
+from headtohead.errors import UserError
+from headtohead.model.architecture import preset_names
+from headtohead.model.budget import visible_pairs
+from headtohead.model.reach import sees_its_answer
+from headtohead.model.visibility import Coordinates, sequence
+
+
+@pytest.mark.parametrize("cell", [c for c in cross() if senseless(c)], ids=str)
+def test_a_senseless_cell_is_refused_in_one_line(cell: Cell) -> None:
+    with pytest.raises(UserError, match="supervise"):
+        cell.layout()
+
+
+@pytest.mark.parametrize("cell", [c for c in cross() if not senseless(c)], ids=str)
+def test_a_cell_that_makes_sense_is_accepted(cell: Cell) -> None:
+    assert not sees_its_answer(cell.architecture, cell.task.supervise)
+    assert cell.layout().supervise == cell.task.supervise
+
+
+def test_every_family_of_presets_is_under_the_laws() -> None:
+    assert {name.rpartition("-")[0] for name in preset_names()} <= set(ARCHITECTURES)
+
+
+def test_the_covering_is_pairwise() -> None:
+    """Every two of (architecture, task, positions) that make sense together are in it."""
+    full = [c for c in cross() if not senseless(c)]
+    chosen = [p.values[0] for p in cells() if not any(mark.name == "slow" for mark in p.marks)]
+
+    def pairs(some: list[Cell]) -> set[tuple[str, str]]:
+        facts = [(c.family, f"task {c.task.name}", f"positions {c.positions}") for c in some]
+        return {pair for f, t, p in facts for pair in ((f, t), (f, p), (t, p))}
+
+    assert pairs(chosen) == pairs(full)
+    assert len(chosen) <= len(full) // 2 + len(ARCHITECTURES) * len(TASKS) % 2
+    assert len(full) <= len(ARCHITECTURES) * len(TASKS) * len(POSITIONS)
+
+
+def test_every_exception_applies_to_something_and_has_a_reason() -> None:
+    for _, holds, reason in EXCEPTIONS:
+        assert reason
+        assert any(holds(cell) for cell in cross() if not senseless(cell))
+
+
+def test_merged_attention_is_a_description() -> None:
+    """T5Gemma 2's decoder: one softmax over its own past and the whole input."""
+    a = merged_attention()
+    (group,) = a.streams[1].expanded[0].sublayers
+    assert [read.keys for read in group] == ["output", "input"]
+    whole = sequence(3, 2)
+    past, input = (Coordinates(*(array[some] for array in whole)) for some in (slice(3, None), slice(3)))
+    own = group[0].visibility.dense(past, past)[0]
+    across = group[1].visibility.dense(past, input)[0]
+    assert [*across[0], *own[0]] == [True, True, True, True, False]
+    assert [*across[1], *own[1]] == [True, True, True, True, True]
+    assert visible_pairs(a, 3, 2) == 2 * 4 * (9 + 3 + 6)
+
+
+def test_a_block_double_decoder_is_a_description() -> None:
+    """Blocks of 2, 5 tokens: who sees whom, written out."""
+    a, whole = block_double_decoder(2), sequence(3, 2)
+    (context,) = a.streams[0].expanded[0].reads
+    own, across = a.streams[1].expanded[0].reads
+    masks = [r.visibility.dense(whole, whole)[0].astype(int).tolist() for r in (context, own, across)]
+    assert masks[0] == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert masks[1] == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
+    assert masks[2] == [[0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]
+    assert visible_pairs(a, 3, 2) == 2 * 4 * sum(sum(map(sum, mask)) for mask in masks)
