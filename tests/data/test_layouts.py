@@ -64,8 +64,8 @@ def test_too_long_examples_are_counted_and_the_row_that_would_hold_them_is_said(
     with pytest.raises(UserError) as raised:
         plan_rows([3, 20, 4, 2], [3, 9, 18, 2], range(4), row=20, side=12)
     assert str(raised.value) == (
-        "2 of 4 examples do not fit a row of 20 tokens with sides of 12: the longest is example 1 with 20 input "
-        "and 9 output tokens; row = 31 and side = 21 would hold all"
+        "2 of 4 examples do not fit a row of 20 tokens with sides of 12: the longest is example 1 "
+        "with 20 input and 9 output tokens; row = 31 and side = 21 would hold all"
     )
     assert plan_rows([3, 20, 4, 2], [3, 9, 18, 2], range(4), row=31, side=21)
     assert plan_rows([], [], [], row=8, side=8) == []
