@@ -4,10 +4,13 @@ A document is cut into windows on bytes (the same windows for every arm); an obj
 input text and the output text. Nothing here knows an architecture.
 """
 
+from __future__ import annotations
+
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal, Protocol
 
 import numpy as np
@@ -164,12 +167,37 @@ def _extends(character: str) -> bool:
 
 @dataclass(frozen=True)
 class _Piece:
-    """An example as text, before tokens."""
+    """Text that becomes one example under each of `objectives`: a window of a document, or a pair already cut."""
 
     document: int
-    objective: Objective | Answer
-    input: str
-    output: str
+    objectives: tuple[Objective, ...]
+    text: str
+
+    def cut(self) -> list[tuple[Objective | Answer, str, str]]:
+        return [(objective, *objective.cut(self.text)) for objective in self.objectives]
+
+    def halves(self) -> list[_Piece]:
+        return [
+            replace(self, text=half) for half in windows(self.text, max(4, -(-len(self.text.encode()) // 2)))
+        ]
+
+
+@dataclass(frozen=True)
+class _PairPiece:
+    """A pair of the user's: already cut, and not to be cut further."""
+
+    document: int
+    pair: Pair
+
+    def cut(self) -> list[tuple[Objective | Answer, str, str]]:
+        return [(Answer(), self.pair.input, self.pair.output)]
+
+    def halves(self) -> list[_PairPiece]:
+        return []
+
+
+Fits = Callable[[int, int], bool]
+"""Whether an example of so many input and output tokens fits where it has to."""
 
 
 def _pieces(
@@ -179,8 +207,9 @@ def _pieces(
     turn = 0
     for d, document in enumerate(documents):
         for window in windows(document.text, window_bytes):
-            for objective in objectives if every_region else (objectives[turn % len(objectives)],):
-                yield _Piece(d, objective, *objective.cut(window))
+            yield _Piece(
+                d, tuple(objectives) if every_region else (objectives[turn % len(objectives)],), window
+            )
             turn += 1
 
 
@@ -191,49 +220,71 @@ def examples(
     window_bytes: int,
     *,
     every_region: bool = False,
+    fits: Fits | None = None,
 ) -> ExampleStore:
     """Cut documents into Examples.
 
     every_region False (training): a window goes to one objective, in turn, so that the mixture is balanced to
     one example and depends on nothing but the documents. True (held-out text): every window under every
-    objective.
+    objective. A window whose examples don't all fit (text that the tokenizer knows badly) is cut in two until
+    they do, so nothing is lost.
+
+    Raises:
+        UserError: a window that can be cut no smaller still doesn't fit.
     """
     pieces = _pieces(documents, objectives, window_bytes, every_region)
-    return _tokenize(pieces, [d.name for d in documents], tokenizer)
+    return _tokenize(pieces, [d.name for d in documents], tokenizer, fits)
 
 
 def pair_examples(pairs: Sequence[Pair], tokenizer: Tokenizer) -> ExampleStore:
     """One Example a pair: the user's own inputs and outputs."""
-    answer = Answer()
-    pieces = (_Piece(i, answer, p.input, p.output) for i, p in enumerate(pairs))
-    return _tokenize(pieces, [p.name for p in pairs], tokenizer)
+    pieces = (_PairPiece(i, pair) for i, pair in enumerate(pairs))
+    return _tokenize(pieces, [p.name for p in pairs], tokenizer, None)
 
 
-def _tokenize(pieces: Iterator[_Piece], names: Sequence[str], tokenizer: Tokenizer) -> ExampleStore:
-    def made() -> Iterator[Example]:
-        batch: list[_Piece] = []
-        for piece in pieces:
-            batch.append(piece)
-            if len(batch) == 1024:
-                yield from flush(batch)
-                batch = []
-        yield from flush(batch)
+def _tokenize(
+    pieces: Iterable[_Piece | _PairPiece], names: Sequence[str], tokenizer: Tokenizer, fits: Fits | None
+) -> ExampleStore:
+    def made(some: Iterable[_Piece | _PairPiece]) -> Iterator[Example]:
+        waiting = iter(some)
+        while block := list(islice(waiting, 1024)):
+            cuts = [piece.cut() for piece in block]
+            texts = [text for cut in cuts for _, *sides in cut for text in sides]
+            ids = iter(tokenizer.encode_many(texts))
+            for piece, cut in zip(block, cuts, strict=True):
+                found = [_example(piece.document, *task, next(ids), next(ids)) for task in cut]
+                if fits is None or all(fits(len(e.input), len(e.output)) for e in found):
+                    yield from found
+                elif len(halves := piece.halves()) > 1:
+                    yield from made(halves)
+                else:
+                    longest = max(found, key=lambda e: len(e.input) + len(e.output))
+                    raise UserError(
+                        f"a window of {names[piece.document]} that can be cut no smaller has {len(longest.input)} input and "
+                        f"{len(longest.output)} output tokens, more than a row holds: set data.row and data.side higher"
+                    )
 
-    def flush(batch: list[_Piece]) -> Iterator[Example]:
-        ids = tokenizer.encode_many([text for p in batch for text in (p.input, p.output)])
-        for i, p in enumerate(batch):
-            yield Example(
-                np.array(ids[2 * i], np.int32),
-                np.array(ids[2 * i + 1], np.int32),
-                p.objective.mode,
-                p.objective.ends,
-                p.document,
-                p.objective.region,
-                len(p.output.encode()),
-                len(p.input.encode()),
-            )
+    return ExampleStore.build(made(pieces), names, tokenizer.vocabulary)
 
-    return ExampleStore.build(made(), names, tokenizer.vocabulary)
+
+def _example(
+    document: int,
+    objective: Objective | Answer,
+    input: str,
+    output: str,
+    input_ids: list[int],
+    output_ids: list[int],
+) -> Example:
+    return Example(
+        np.array(input_ids, np.int32),
+        np.array(output_ids, np.int32),
+        objective.mode,
+        objective.ends,
+        document,
+        objective.region,
+        len(output.encode()),
+        len(input.encode()),
+    )
 
 
 def tokenizer_texts(
@@ -241,8 +292,8 @@ def tokenizer_texts(
 ) -> Iterator[str]:
     """The training text as the objectives cut it, for `train_tokenizer`: the inputs and outputs of a run."""
     for piece in _pieces(documents, objectives, window_bytes, every_region=False):
-        yield piece.input
-        yield piece.output
+        for _, *sides in piece.cut():
+            yield from sides
 
 
 def wrong_inputs(examples: Sequence[Example]) -> list[Example]:

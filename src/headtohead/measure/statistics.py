@@ -167,14 +167,14 @@ def _estimate(scores: Scores, contrast: Contrast, variances: SeedVariances) -> C
     if pooled is not None:
         seed_part = Part(pooled.variance / n, pooled.df)
     else:
-        seed_part = Part(float(of_seed.var(ddof=1)) / n, n - 1.0)
+        seed_part = Part(max(float(of_seed.var(ddof=1)), 2.0 * variances.floor) / n, n - 1.0)
         notes.append(f"this contrast stands on its own {n} paired differences")
     document_part = Part(float(f @ (of_document - difference) ** 2), df_documents)
     left = delta - of_document - of_seed[:, None] + difference
     both_part = Part(float((f * left**2).sum()) / (n - 1) / n, df_documents * (n - 1))
 
     total = combine(seed_part, document_part, both_part)
-    if not total.variance > 0:
+    if not total.variance > (1e-12) ** 2:  # bits per byte: rounding alone leaves less
         return no_verdict("the runs don't vary at all, neither by seed nor by document: are they copies?")
     se = math.sqrt(total.variance)
     half = float(stdtrit(total.df, 1 - ALPHA / 2)) * se

@@ -35,8 +35,8 @@ Array = NDArray[np.float64]
 
 UNEVEN = 0.05
 """Level of the check for arms that spread further than the others."""
-ALIKE = 0.25
-"""Level of the check that kinds of arms vary alike: liberal, as wrong pooling costs more than less pooling."""
+ALIKE, SURELY_UNLIKE = 0.25, 0.01
+"""Levels of the check that kinds of arms vary alike: below the first they may not, below the second they don't."""
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,15 @@ def uneven_arms(rates: Array, alpha: float) -> tuple[list[int], bool]:
 
 @dataclass(frozen=True)
 class SeedVariances:
-    """How one run of an arm varies about it, for the arms where a pooled figure may be used.
+    """How one run of an arm varies about it.
 
-    of_arm: arm to (variance of one run, degrees of freedom, name of the pool). An arm that is not in it
-    has no pooled variance: its contrasts stand on their own paired differences. note: what was found, in
-    plain words.
+    of_arm: arm to (variance of one run, name of its pool). An arm that is not in it has no pooled variance: its
+    contrasts stand on their own paired differences, but on no less than `floor`, the variance of one run of the
+    arms that vary alike. note: what was found, in plain words.
     """
 
     of_arm: Mapping[str, tuple[Part, str]]
+    floor: float
     note: str
 
 
@@ -190,56 +191,57 @@ def seed_variances(arms: tuple[str, ...], rates: Array, kinds: Mapping[str, str]
     """Who may be pooled with whom. `rates` is (A, S) bits per byte, NaN where a run is missing.
 
     1. All arms vary alike: one variance from all of them.
-    2. The kinds of arms don't vary alike (Bartlett's test on their residual variances, at 0.25): one
-       variance for each kind.
-    3. Some arms are `uneven_arms`: one variance for each kind without such an arm; none for the others.
-       (To pool over whichever arms look quiet would call differences too often: 3 seeds of a wild arm lie
-       close together now and then, far from its mean.)
+    2. The kinds of arms don't (Bartlett's test on their residual variances): each kind has its own, but, unless
+       the test is below 0.01, none less than that of all arms.
+    3. Some arms are `uneven_arms`: each kind without such an arm has its own, but none less than that of all even
+       arms; the contrasts of the others stand on their own paired differences.
+
+    The floors are there because arms that look quiet may have been lucky: 3 seeds lie close together now and then,
+    far from their mean. Without them the checks themselves would call zero effects different.
     """
     wild, checked = uneven_arms(rates, UNEVEN)
+    everyone = residual(rates)
+    if everyone is None:
+        return SeedVariances({}, 0.0, "")
     groups: dict[str, list[int]] = {}
     for a, arm in enumerate(arms):
         groups.setdefault(kinds.get(arm, ""), []).append(a)
-    of_kind = {
-        kind: part for kind, members in groups.items() if (part := residual(rates[members])) is not None
-    }
+    unlike = _bartlett([part for members in groups.values() if (part := residual(rates[members]))])
     if wild:
         note = (
             f"the seeds of {' and of '.join(arms[a] for a in wild)} spread further than those of the other "
             "arms (one may have crossed a threshold where another had not)"
         )
-        groups = {kind: members for kind, members in groups.items() if kind and not set(members) & set(wild)}
-    elif _unlike(list(of_kind.values())):
+        groups = {kind: members for kind, members in groups.items() if not set(members) & set(wild)}
+        even = residual(rates[[a for a in range(len(arms)) if a not in wild]])
+        floor = even.variance if even else 0.0
+    elif unlike < ALIKE:
         note = "arms of different kinds vary differently from seed to seed, so each kind has its own variance"
+        floor = 0.0 if unlike < SURELY_UNLIKE else everyone.variance
     else:
-        everyone = residual(rates)
         note = (
-            ""
-            if checked or len(arms) < 3
-            else "too few runs to check that all arms vary alike from seed to seed"
+            "" if checked or len(arms) < 3 else "too few runs to check that the seeds of all arms vary alike"
         )
-        return SeedVariances({arm: (everyone, "all") for arm in arms} if everyone else {}, note)
-    return SeedVariances(
-        {
-            arms[a]: (of_kind[kind], kind)
-            for kind, members in groups.items()
-            if kind in of_kind
-            for a in members
-        },
-        note,
-    )
+        return SeedVariances({arm: (everyone, "all") for arm in arms}, 0.0, note)
+    own = {kind: part for kind, members in groups.items() if (part := residual(rates[members]))}
+    of_arm = {
+        arms[a]: (Part(max(own[kind].variance, floor), own[kind].df), kind)
+        for kind in own
+        for a in groups[kind]
+    }
+    return SeedVariances(of_arm, floor, note)
 
 
-def _unlike(parts: list[Part]) -> bool:
-    """Bartlett's test (1937) that mean squares estimate one variance, at level `ALIKE`."""
+def _bartlett(parts: list[Part]) -> float:
+    """p of Bartlett's test (1937) that mean squares estimate one variance; 1 where there is nothing to test."""
     parts = [part for part in parts if part.variance > 0]
     if len(parts) < 2:
-        return False
+        return 1.0
     df = sum(part.df for part in parts)
     pooled = sum(part.variance * part.df for part in parts) / df
     statistic = df * math.log(pooled) - sum(part.df * math.log(part.variance) for part in parts)
     scale = 1 + (sum(1 / part.df for part in parts) - 1 / df) / (3 * (len(parts) - 1))
-    return float(chdtrc(len(parts) - 1, statistic / scale)) < ALIKE
+    return float(chdtrc(len(parts) - 1, statistic / scale))
 
 
 def add_variances(first: tuple[Part, str], second: tuple[Part, str]) -> Part:

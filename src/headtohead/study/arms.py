@@ -48,7 +48,8 @@ def matched_arms(study: Study) -> dict[str, Matched]:
             continue
         if study.arm(arm.match).match is not None:
             raise UserError(
-                f"arm '{arm.key}' is matched to '{arm.match}', which is itself matched to another: match both to that one"
+                f"arm '{arm.key}' is matched to '{arm.match}', which is itself matched to another: "
+                "match both to that one"
             )
         match = match_parameters(drawn[arm.key], parameters(drawn[arm.match])["total"], TOLERANCE)
         sizes = parameters(match.architecture)

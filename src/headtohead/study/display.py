@@ -97,7 +97,8 @@ class Display:
 
 def _line(worker: Working) -> str:
     loss = "" if worker.nats is None else f", loss {worker.nats:.3f}"
-    return f"{worker.name} {worker.stage} {worker.step}/{worker.steps}{loss} {_left(worker.seconds_left)}".strip()
+    at = f"{worker.step}/{worker.steps}"
+    return f"{worker.name} {worker.stage} {at}{loss} {_left(worker.seconds_left)}".strip()
 
 
 def _end(state: State) -> str:

@@ -33,16 +33,26 @@ FILE = {"ink": "#1c1e21", "soft": "#5d636b", "faint": "#d8d5cd", "panel": "#f1ef
 INK_OF_A_FILE = "#1f66b0"
 
 
+def markdown(text: object) -> Markup:
+    """Text that Markdown and HTML leave alone, in one line: for cells, list items and headings."""
+    line = " ".join(str(text).split())
+    for character in "\\`*_{}[]<>#|~!&$":
+        line = line.replace(character, "\\" + character)
+    return Markup(line)
+
+
 @cache
 def environment() -> jinja2.Environment:
     """Templates beside this file; everything is escaped, an unknown name is an error."""
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["md"] = markdown
+    return made
 
 # ---------------------------------------------------------------------------------------------------------------
 # Who sees whom

@@ -19,8 +19,8 @@ from headtohead.model.budget import cache_bytes, flops
 from headtohead.study.arms import Matched
 from headtohead.study.display import duration
 from headtohead.study.plan import RatesStudy, Study, learning_rates
-from headtohead.study.prepare import Source, prepare
-from headtohead.study.schedule import Basis, Run, comparison, search
+from headtohead.study.prepare import Source, check_rows, prepare, scored_rows
+from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
 from headtohead.study.versions import versions
 
 SHARE = 0.30
@@ -78,10 +78,13 @@ def show(
     console = console or Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="headtohead-") as folder:
         data = prepare(plan, source, Path(folder) / "data", lambda line: None)
+        check_rows(Path(folder) / "data", plan.data)
+        windows = scored_windows(plan, rates)
+        scored = scored_rows(Path(folder) / "data", plan.data, data["regions"], windows)
         store = ExampleStore.open(Path(folder) / "data", "train")
         rows = _rows(store, plan.data.row, plan.data.side)
     seeds = (rates.seed,) if rates else plan.seeds
-    basis = Basis(plan, arms, data, versions(), dict.fromkeys(seeds, rows))
+    basis = Basis(plan, arms, data, versions(), dict.fromkeys(seeds, rows), scored)
     runs = search(basis, rates) if rates else comparison(basis, learning_rates(plan, file.parent)[0])
 
     console.print(f"[bold]{(rates or plan).title}[/bold]")
@@ -91,8 +94,8 @@ def show(
     train = data["splits"]["train"]
     tokens = train["input_tokens"] + train["output_tokens"]
     console.print(
-        f"{train['examples']:,} training examples of {tokens:,} tokens ({data['bytes_per_token']:.2f} bytes of output a "
-        f"token), about {rows:,} rows; a full run takes {basis.steps(plan.rungs.full):,} steps.",
+        f"{train['examples']:,} training examples of {tokens:,} tokens ({data['bytes_per_token']:.2f} bytes "
+        f"of output a token), about {rows:,} rows; a full run takes {basis.steps(plan.rungs.full):,} steps.",
     )
     console.print(_match_table(plan, basis, arms))
     console.print(_runs_table(runs, workers))
@@ -139,8 +142,9 @@ def _match_table(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> Tabl
             "every token" if matched.arm.supervise == "all" else "the output",
         )
     table.caption = (
-        f"for one example of {typical[0]} + {typical[1]} tokens: FLOPs of training, of reading the input, of writing one "
-        f"token; cache in bf16. Declared differences: {', '.join(plan.declared_differences) or 'none'}"
+        f"for one example of {typical[0]} + {typical[1]} tokens: FLOPs of training, of reading the input, "
+        f"of writing one token; cache in bf16. Declared differences: "
+        f"{', '.join(plan.declared_differences) or 'none'}"
     )
     return table
 
@@ -176,7 +180,8 @@ def _runs_table(runs: Sequence[Run], workers: int) -> Table:
         ends[run.rung] = max(ends.get(run.rung, 0.0), free[0])
     told = ", ".join(f"{rung} done after about {duration(end)}" for rung, end in ends.items())
     table.caption = (
-        f"{told}. An estimate: {matmul / 1e9:.0f} GFLOP/s of fp32 matrix products in one thread, measured just now; "
-        f"{SHARE:.0%} of it assumed for training, {SCORED:.0%} more time for scoring, {START_SECONDS:.0f} s for each start."
+        f"{told}. An estimate: {matmul / 1e9:.0f} GFLOP/s of fp32 matrix products in one thread, measured "
+        f"just now; {SHARE:.0%} of it assumed for training, {SCORED:.0%} more time for scoring, "
+        f"{START_SECONDS:.0f} s for each start."
     )
     return table

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraint
 
 from headtohead.errors import UserError
 from headtohead.files import read_json
-from headtohead.model.architecture import Norms, Stream
+from headtohead.model.architecture import Norms
 from headtohead.study.reading import read_toml, set_values
 from headtohead.train.recipe import Recipe
 from headtohead.validation import suggest, validated
@@ -62,6 +62,11 @@ class DataSettings(Frozen):
     regions: tuple[Region, ...] = Field(default=("continuation", "restoration"), min_length=1)
     tune: float = Field(default=0.05, gt=0, lt=0.5)
     test: float = Field(default=0.08, gt=0, lt=0.5)
+
+    def fits(self, input_tokens: int, output_tokens: int) -> bool:
+        """Whether an example fits a row of one stream and both sides of two (see `data.layouts.plan_rows`)."""
+        n, m = 1 + input_tokens, 1 + output_tokens
+        return n + m <= self.row and max(n, m) <= self.side
 
 
 class Shared(Frozen):
@@ -194,7 +199,8 @@ class Study(Frozen):
             if arm.match is not None and (arm.match == arm.key or arm.match not in keys):
                 others = [key for key in keys if key != arm.key]
                 raise ValueError(
-                    f"arm '{arm.key}' is matched to '{arm.match}', which is no other arm: {suggest(arm.match, others)}"
+                    f"arm '{arm.key}' is matched to '{arm.match}', which is no other arm: "
+                    f"{suggest(arm.match, others)}"
                 )
         for contrast in self.contrasts:
             for end in (contrast.first, contrast.second):
@@ -258,7 +264,8 @@ def _unique(values: Sequence[Any], what: str) -> None:
 def _known_dimension(dimension: str) -> None:
     if dimension not in DIMENSIONS:
         raise ValueError(
-            f"'{dimension}' is no dimension that arms can be declared to differ in: {suggest(dimension, list(DIMENSIONS))}"
+            f"'{dimension}' is no dimension that arms can be declared to differ in: "
+            f"{suggest(dimension, list(DIMENSIONS))}"
         )
 
 
@@ -316,8 +323,8 @@ def learning_rates(study: Study, folder: Path) -> tuple[dict[str, float], dict[s
     if study.rates is None:
         if "learning_rate" not in study.recipe:
             raise UserError(
-                f"study '{study.name}' has no learning rates: name the file of a pre-study, rates = '{study.name}"
-                "-rates.json', or give all arms one, recipe.learning_rate"
+                f"study '{study.name}' has no learning rates: name the file of a pre-study, "
+                f"rates = '{study.name}-rates.json', or give all arms one, recipe.learning_rate"
             )
         return {arm.key: float(study.recipe["learning_rate"]) for arm in study.arms}, None
     path = folder / study.rates
@@ -330,9 +337,3 @@ def learning_rates(study: Study, folder: Path) -> tuple[dict[str, float], dict[s
             f"{path} has no learning rate for {error}: it should hold one for each of {keys}"
         ) from error
     return rates, found
-
-
-__all__ = [
-    "DIMENSIONS", "Arm", "Claim", "Contrast", "DataSettings", "Evaluation", "RatesStudy", "Rung", "Stream", "Study",
-    "learning_rates", "load",
-]  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from headtohead.data.objectives import (
     examples,
     pair_examples,
     tokenizer_texts,
+    wrong_inputs,
 )
 from headtohead.data.shards import ExampleStore
 from headtohead.data.tokenizers import ByteTokenizer, Tokenizer, train_tokenizer
@@ -62,7 +63,7 @@ def read_source(text: Sequence[Path], pairs: Path | None, field: str) -> Source:
 
 def fingerprint(study: Study, source: Source) -> dict[str, Any]:
     """What decides the prepared data: the text and every setting that cuts it."""
-    settings = study.data.model_dump(mode="json", exclude={"row", "side"})
+    settings = study.data.model_dump(mode="json")
     return {"corpus_sha256": source.material.sha256, **settings, "regions": list(regions(study, source))}
 
 
@@ -124,6 +125,7 @@ def _prepare(settings: DataSettings, source: Source, found: Sequence[str], folde
                 tokenizer,
                 settings.window_bytes,
                 every_region=part != "train",
+                fits=settings.fits,
             )
             for part in PARTS
         }
@@ -181,3 +183,50 @@ def held_out(store: ExampleStore, windows: int, regions: Sequence[str]) -> npt.N
         places = np.unique(np.linspace(0, len(own) - 1, min(windows, len(own))).round().astype(np.int64))
         chosen.append(own[places])
     return np.sort(np.concatenate(chosen))
+
+
+def check_rows(folder: Path, settings: DataSettings) -> None:
+    """Whether every training example fits a row.
+
+    Raises:
+        UserError: with the sizes that would hold all.
+    """
+    store = ExampleStore.open(folder, "train")
+    sides = np.maximum(store.lengths_in, store.lengths_out) + 1
+    rows = store.lengths_in + store.lengths_out + 2
+    long = int(((rows > settings.row) | (sides > settings.side)).sum())
+    if long:
+        raise UserError(
+            f"{long} of {len(store)} training examples do not fit a row of {settings.row} tokens with sides of "
+            f"{settings.side}: set data.row to {rows.max()} and data.side to {sides.max()} or more, or "
+            f"data.window_bytes below {settings.window_bytes}"
+        )
+
+
+def scored_rows(
+    folder: Path, settings: DataSettings, regions: Sequence[str], windows: Mapping[str, int]
+) -> tuple[int, int]:
+    """Row and side that hold every example that is scored, with its own input and with a wrong one.
+
+    At least those of training; longer where held-out text is odder than any of the training text, since what is
+    scored must be the same bytes whatever a row holds.
+
+    Args:
+        windows: how many windows of each region are scored, by split.
+
+    Raises:
+        UserError: held-out text in which no example can lend another its input.
+    """
+    row, side = settings.row, settings.side
+    for part, count in windows.items():
+        store = ExampleStore.open(folder, part)
+        scored = [store[int(i)] for i in held_out(store, count, regions)]
+        for example in (*scored, *wrong_inputs(scored)):
+            n, m = 1 + len(example.input), 1 + len(example.output)
+            row, side = max(row, n + m), max(side, n, m)
+    return _rounded(row, settings.row), _rounded(side, settings.side)
+
+
+def _rounded(size: int, trained: int) -> int:
+    """Up to a multiple of 32 beyond the size trained on, for few shapes."""
+    return trained + -(-(size - trained) // 32) * 32

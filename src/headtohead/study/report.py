@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ def write_report(folder: Path, *, with_figures: bool | None = None) -> Path:
     judgement = judge(page)
     charts = _charts(page, judgement)
     values = _values(page, judgement)
-    write_atomic(folder / "report.md", environment().get_template("report.md.jinja").render(values))
+    text = environment().get_template("report.md.jinja").render(values)
+    write_atomic(folder / "report.md", re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
     html = folder / "report.html"
     write_atomic(html, _html(page, values, charts))
     if page.moment == "finished" if with_figures is None else with_figures:
@@ -127,7 +129,9 @@ def _state(page: Page, judgement: Judgement) -> State:
     if page.moment in ("nothing", "rehearsal"):
         progress = f"Rehearsal: {tried} of {rehearsals} runs done; then {planned} full runs"
     elif page.moment == "finished":
-        progress = f"All {planned} full runs done"
+        progress = f"All {planned} full runs have ended"
+        if stopped := page.count("full", "stopped"):
+            progress += f", {stopped} of them stopped before the end"
     match page.moment:
         case "nothing":
             lead = "No verdict: nothing has finished yet."
@@ -268,7 +272,7 @@ def _table(page: Page, judgement: Judgement) -> list[dict[str, Any]]:
             if mean is None and bits:
                 mean = sum(bits) / len(bits)
             value = page.value_of_input(arm, region)
-            cells.append({"mean": mean, "low": low, "high": high, "runs": len(bits), "value": value})
+            cells.append({"region": region, "mean": mean, "low": low, "high": high, "runs": len(bits), "value": value})
         mismatch = None
         if arm.mismatch is not None and arm.matched_to is not None:
             percent = f"{arm.mismatch:+.2%}".replace("-", "−")
@@ -317,9 +321,9 @@ def _costs(page: Page) -> list[dict[str, Any]]:
         {
             "arm": c.arm,
             "cells": [
-                (decimal(c.prefill), c.prefill_ratio, top[0]),
-                (decimal(c.decode), c.decode_ratio, top[1]),
-                (binary(c.cache), c.cache_ratio, top[2]),
+                (decimal(c.prefill), c.prefill_ratio, top[0], "prefill FLOPs"),
+                (decimal(c.decode), c.decode_ratio, top[1], "decode, a token"),
+                (binary(c.cache), c.cache_ratio, top[2], "cache"),
             ],
         }
         for c in page.costs

@@ -23,9 +23,9 @@ from headtohead.model.budget import cache_bytes, flops
 from headtohead.study import estimate
 from headtohead.study.arms import Matched, matched_arms, vocabulary
 from headtohead.study.plan import RatesStudy, Study, learning_rates, load
-from headtohead.study.prepare import Source, fingerprint, prepare, read_source
+from headtohead.study.prepare import Source, check_rows, fingerprint, prepare, read_source, scored_rows
 from headtohead.study.results import check_earlier, write_results
-from headtohead.study.schedule import Basis, Run, comparison, search
+from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
 from headtohead.study.supervisor import Supervisor
 from headtohead.study.versions import versions
 
@@ -58,6 +58,7 @@ def study(
     with FolderLock(folder):
         _check_material(folder, plan, source)
         data = prepare(plan, source, folder / "data", print)
+        check_rows(folder / "data", plan.data)
         basis = basis_of(plan, arms, data, folder / "data", rates)
         runs = search(basis, rates) if rates else comparison(basis, chosen)
         check_earlier(folder, runs)
@@ -89,7 +90,8 @@ def basis_of(
     store = ExampleStore.open(folder, "train")
     seeds = (rates.seed,) if rates else plan.seeds
     rows = {seed: rows_in_pass(store, seed, plan.data.row, plan.data.side) for seed in seeds}
-    return Basis(plan, arms, data, versions(), rows)
+    scored = scored_rows(folder, plan.data, data["regions"], scored_windows(plan, rates))
+    return Basis(plan, arms, data, versions(), rows, scored)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -125,13 +127,11 @@ def _keep_promises(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _promise(value: Any) -> Any:
-    """Of contrasts and claims, what binds: the arms compared, and what a claim rests on; not their wording."""
+    """Of contrasts and claims, what binds: the arms compared and what a claim rests on, not the wording."""
     if not isinstance(value, list):
         return value
-    return [
-        {key: entry[key] for key in ("name", "key", "from", "to", "contrasts") if key in entry}
-        for entry in value
-    ]
+    binding = ("name", "key", "from", "to", "contrasts")
+    return [{key: entry[key] for key in binding if key in entry} for entry in value]
 
 
 def _record(
@@ -184,7 +184,13 @@ def _record(
         "arms": [described(key, matched) for key, matched in arms.items()],
         "rates": committed,
         "runs": [
-            {"folder": f"runs/{run.name}", "arm": run.arm, "seed": run.seed, "rung": run.rung, "learning_rate": run.learning_rate}
+            {
+                "folder": f"runs/{run.name}",
+                "arm": run.arm,
+                "seed": run.seed,
+                "rung": run.rung,
+                "learning_rate": run.learning_rate,
+            }
             for run in runs
         ],
         "data": {key: value for key, value in data.items() if key != "fingerprint"},
@@ -225,10 +231,11 @@ def _write_rates(
             for region in regions
         }
         mean = [
-            None if any(by_region[region][at] is None for region in regions)
-            else sum(by_region[region][at] for region in regions) / len(regions)
-            for at in range(len(rates.grid))
-        ]  # fmt: skip
+            sum(found[rate]["bits_per_byte"][region] for region in regions) / len(regions)
+            if rate in found
+            else None
+            for rate in rates.grid
+        ]
         best = min((value, rate) for value, rate in zip(mean, rates.grid, strict=True) if value is not None)[
             1
         ]

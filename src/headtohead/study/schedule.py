@@ -99,6 +99,8 @@ class Basis:
     versions: Mapping[str, Any]
     rows_in_pass: Mapping[int, int]
     """Rows that one pass makes, by seed."""
+    scored_rows: tuple[int, int]
+    """Row and side of what is scored, in tokens."""
 
     @property
     def typical(self) -> tuple[int, int]:
@@ -146,6 +148,8 @@ class Basis:
             "evaluation": {
                 "curve_windows": shared.curve_windows,
                 "curve_steps": curve_steps(steps, rung.curve_points),
+                "row": self.scored_rows[0],
+                "side": self.scored_rows[1],
                 "rows_per_batch": shared.rows_per_batch,
                 "prompts": shared.prompts,
                 "prompt_tokens": shared.prompt_tokens,
@@ -158,6 +162,14 @@ class Basis:
         )
         cost = examples * flops(matched.architecture, *self.typical, matched.arm.supervise)["training"]
         return Run(arm, seed, name, learning_rate, description, cost)
+
+
+def scored_windows(study: Study, rates: RatesStudy | None) -> dict[str, int]:
+    """How many windows of each region are scored at most, by split."""
+    curve = study.evaluation.curve_windows
+    if rates:
+        return {"tune": max(curve, rates.tune_windows)}
+    return {"tune": curve, "test": max(study.evaluation.test_windows, study.evaluation.rehearsal_windows)}
 
 
 def comparison(basis: Basis, rates: Mapping[str, float]) -> list[Run]:

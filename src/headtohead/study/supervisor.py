@@ -23,8 +23,14 @@ DEATHS = 3
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 15.0
 """How long workers may take to write a checkpoint when the study is interrupted."""
-PAGE = "import sys; from headtohead.study.processes import end_with_parent; end_with_parent(); " \
-       "from pathlib import Path; from headtohead.study.report import write_report; write_report(Path(sys.argv[1]))"  # fmt: skip
+PAGE = """
+import sys
+from pathlib import Path
+from headtohead.study.processes import end_with_parent
+end_with_parent()
+from headtohead.study.report import write_report
+write_report(Path(sys.argv[1]))
+"""
 
 
 class Page:
@@ -48,7 +54,8 @@ class Page:
         if self.process is not None and self.process.poll() is not None:
             code, self.process = self.process.returncode, None
             if code:
-                line = f"the page could not be written ({self._reason() or f'exit code {code}'}); the study goes on"
+                reason = self._reason() or f"exit code {code}"
+                line = f"the page could not be written ({reason}); the study goes on"
         if self.process is None and self.due:
             self.due = False
             environment = {**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": "1"}

@@ -128,6 +128,8 @@ def trained(
     data = _Data(folder, description)
     network = Architecture.model_validate(description["architecture"])
     layout = Layout(network, description["supervise"], data.row, data.side)
+    evaluation = description["evaluation"]
+    longer = Layout(network, description["supervise"], evaluation["row"], evaluation["side"])
     model = Transformer(network, recipe.seed)
     identity = {
         "version": description["version"],
@@ -153,7 +155,7 @@ def trained(
         "identity": identity,
     }
     try:
-        done = _train(folder, description, model, layout, data, recipe, report)
+        done = _train(folder, description, model, layout, longer, data, recipe, report)
     except NonFinite as stop:
         return (
             {
@@ -170,10 +172,10 @@ def trained(
     began = time.monotonic()
     report("scoring", recipe.steps or 0, 0.0, None)
     model.eval()
-    result.update(_scored(model, layout, data, description))
+    result.update(_scored(model, longer, data, description))
     result["ledger"] = {**_counts(done.ledger.ledger), "steps": recipe.steps}
     result["curve"] = done.curve
-    result["samples"] = _samples(model, layout, data, description["evaluation"])
+    result["samples"] = _samples(model, longer, data, evaluation)
     weights = safetensors.torch.save(
         {name: tensor.detach().contiguous() for name, tensor in named_tensors(model).items()}
     )
@@ -206,6 +208,7 @@ def _train(
     description: Mapping[str, Any],
     model: Transformer,
     layout: Layout,
+    longer: Layout,
     data: _Data,
     recipe: Recipe,
     report: Report,
@@ -223,7 +226,7 @@ def _train(
 
     def evaluate(_: Any, step: int) -> dict[str, Any]:
         report("evaluating", step, 0.0, None)
-        nats = score_examples(model, layout, watched, per_batch)
+        nats = score_examples(model, longer, watched, per_batch)
         return {"bits_per_byte": {region: bits_per_byte(watched, nats, region) for region in data.regions}}
 
     return train(

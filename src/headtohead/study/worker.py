@@ -35,7 +35,8 @@ def run(folder: Path) -> int:
     end_with_parent()
     if not (folder / "run.json").is_file():
         raise UserError(
-            f"{folder} holds no run.json: give the folder of a run, such as runs/first-look/runs/full-prefix-seed1"
+            f"{folder} holds no run.json: give the folder of a run, "
+            "such as runs/first-look/runs/full-prefix-seed1"
         )
     lock = claimed(folder, LOCK_SECONDS if PARENT in os.environ else 0.0)
     try:
