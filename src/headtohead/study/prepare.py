@@ -197,8 +197,8 @@ def check_rows(folder: Path, settings: DataSettings) -> None:
     long = int(((rows > settings.row) | (sides > settings.side)).sum())
     if long:
         raise UserError(
-            f"{long} of {len(store)} training examples do not fit a row of {settings.row} tokens with sides of "
-            f"{settings.side}: set data.row to {rows.max()} and data.side to {sides.max()} or more, or "
+            f"{long} of {len(store)} training examples do not fit a row of {settings.row} tokens with sides "
+            f"of {settings.side}: set data.row to {rows.max()} and data.side to {sides.max()} or more, or "
             f"data.window_bytes below {settings.window_bytes}"
         )
 
@@ -208,8 +208,8 @@ def scored_rows(
 ) -> tuple[int, int]:
     """Row and side that hold every example that is scored, with its own input and with a wrong one.
 
-    At least those of training; longer where held-out text is odder than any of the training text, since what is
-    scored must be the same bytes whatever a row holds.
+    At least those of training; longer where held-out text is odder than any of the training text, since what
+    is scored must be the same bytes whatever a row holds.
 
     Args:
         windows: how many windows of each region are scored, by split.

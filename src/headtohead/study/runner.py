@@ -220,6 +220,14 @@ def _write_rates(
     """The search's outcome as the file that the comparison reads, when every arm has at least one finished
     run.
     """
+    waiting = [r for r in results if r["status"] == "stopped" and "step" not in r]
+    if waiting or len(results) < len(plan.arms) * len(rates.grid):
+        some = (
+            f": {waiting[0]['arm']} at {waiting[0]['learning_rate']:g}, {waiting[0]['reason']}"
+            if waiting
+            else ""
+        )
+        raise UserError(f"{folder / rates.writes} is not written: not every run has ended{some}; start again")
     arms: dict[str, Any] = {}
     for arm in plan.arms:
         found = {r["learning_rate"]: r for r in results if r["arm"] == arm.key and r["status"] == "finished"}
