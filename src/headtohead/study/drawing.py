@@ -1,7 +1,8 @@
 """Drawings of an architecture: its stacks, and who sees whom, as plain SVG.
 
-Everything is drawn from the description: the matrix is `Visibility.dense` over one short document, never a picture
-kept for a family's name, so an architecture that nobody has drawn yet is drawn right. Imports neither torch nor altair.
+Everything is drawn from the description: the matrix is `Visibility.dense` over one short document, never a
+picture kept for a family's name, so an architecture that nobody has drawn yet is drawn right. Imports neither
+torch nor altair.
 """
 
 from __future__ import annotations
@@ -54,13 +55,14 @@ def environment() -> jinja2.Environment:
     made.filters["md"] = markdown
     return made
 
-# ---------------------------------------------------------------------------------------------------------------
+
+# --------------------------------------------------------------------------------------------------------
 # Who sees whom
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A query that sees a key: `share` of the heads, in the stream's own softmax or across to another stream."""
+    """A query that sees a key, in that `share` of the heads; `across`: a key of another stream."""
 
     x: float
     y: float
@@ -95,8 +97,9 @@ class Panel:
 def _tokens(stream: Stream) -> tuple[Coordinates, list[str]]:
     whole = sequence(TOKENS_IN, TOKENS_OUT)
     labels = [f"x{i}" for i in range(1, TOKENS_IN + 1)] + ["▸"] + [f"y{i}" for i in range(1, TOKENS_OUT)]
-    held = np.ones(len(labels), dtype=bool) if stream.holds == "both" else (whole.part == INPUT) == (stream.holds == "input")
-    return Coordinates(*(array[held] for array in whole)), [x for x, here in zip(labels, held, strict=True) if here]
+    inside = whole.part == INPUT
+    held = {"both": np.ones_like(inside), "input": inside, "output": ~inside}[stream.holds]
+    return Coordinates(*(array[held] for array in whole)), [labels[i] for i in np.flatnonzero(held)]
 
 
 def patterns(stream: Stream) -> list[tuple[Layer, list[int]]]:
@@ -161,13 +164,14 @@ def _cells(a: Architecture, stream: Stream, read: Read, places: dict[str, list[f
             places[stream.name][i],
             float(share[i, j]),
             across,
-            f"{rows[i]} sees {columns[j]}" + (f" in {share[i, j]:.0%} of the heads" if share[i, j] < 1 else ""),
+            f"{rows[i]} sees {columns[j]}"
+            + (f" in {share[i, j]:.0%} of the heads" if share[i, j] < 1 else ""),
         )
         for i, j in np.argwhere(share > 0).tolist()
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 # The stacks
 
 BOX, LINE, BLOCK_GAP, COLUMN, BETWEEN = 206, 25, 12, 206, 64
@@ -216,7 +220,9 @@ class Stacks:
 
 
 def plain(read: Read) -> str:
-    """The read's visibility as the drawing says it; that documents of a row don't see each other goes without saying."""
+    """The read's visibility for the drawing; that documents of a row don't see each other goes without
+    saying.
+    """
     text = str(read.visibility)
     return text.removesuffix(" & same_document")
 
@@ -224,12 +230,13 @@ def plain(read: Read) -> str:
 def _sublayers(stream: Stream, layer: Layer) -> list[tuple[str, str, str]]:
     lines = []
     for group in layer.sublayers:
-        kind = "self" if group[0].keys == stream.name else "cross"
-        what = "self-attention" if kind == "self" else f"attention to {group[0].keys}"
+        first, *_, last = (group[0], *group)
+        kind = "self" if first.keys == stream.name else "cross"
+        what = "self-attention" if kind == "self" else f"attention to {first.keys}"
         if len(group) > 1:
             what = "merged attention"
         text = f"{what}: " + " + ".join(f"{r.keys} {plain(r)}" if len(group) > 1 else plain(r) for r in group)
-        lines.append((text, "self" if len(group) > 1 else kind, group[-1].keys))
+        lines.append((text, "self" if len(group) > 1 else kind, last.keys))
     return [*lines, (f"feed-forward: {layer.d_ff}", "feed-forward", "")]
 
 
@@ -261,11 +268,14 @@ def stacks(a: Architecture) -> Stacks:
             height = len(lines) * LINE + 8
             y -= height
             inside = [
-                Sublayer(y + height - 4 - LINE * (n + 1), text, kind, keys) for n, (text, kind, keys) in enumerate(lines)
+                Sublayer(y + height - 4 - LINE * (n + 1), text, kind, keys)
+                for n, (text, kind, keys) in enumerate(lines)
             ]
             blocks.append(Block(y, height, times, inside))
             y -= BLOCK_GAP
-        tokens = {"both": "x1 … x4  ▸  y1 y2 y3", "input": "x1 x2 x3 x4", "output": "▸  y1 y2 y3"}[stream.holds]
+        tokens = {"both": "x1 … x4  ▸  y1 y2 y3", "input": "x1 x2 x3 x4", "output": "▸  y1 y2 y3"}[
+            stream.holds
+        ]
         title = {"both": "input and output", "input": "input", "output": "output"}[stream.holds]
         columns.append(Column(number * (COLUMN + BETWEEN + 26), y + BLOCK_GAP, blocks, title, tokens))
     return Stacks(columns[-1].x + BOX + 34, base + 48, columns, _paths(a, columns), base)
@@ -285,7 +295,7 @@ def _paths(a: Architecture, columns: list[Column]) -> list[str]:
     return found
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 # Out
 
 
@@ -294,7 +304,9 @@ def sentence(a: Architecture) -> str:
     parts = []
     for stream in a.streams:
         for layer, numbers in patterns(stream):
-            reads = ", ".join(f"{read.keys} ({plain(read)}{', merged' if read.merged else ''})" for read in layer.reads)
+            reads = ", ".join(
+                f"{read.keys} ({plain(read)}{', merged' if read.merged else ''})" for read in layer.reads
+            )
             parts.append(f"stream {stream.name}, {_layers(numbers, stream.depth)}, reads {reads}")
     return "; ".join(parts)
 
@@ -309,7 +321,13 @@ def drawing(a: Architecture, colour: str = INK_OF_A_FILE, theme: Mapping[str, st
     """The whole drawing as an SVG file's text: the stacks, the matrices, the sizes."""
     return str(
         _render(
-            "drawing.svg.jinja", a=a, stacks=stacks(a), panels=panels(a), t=theme, colour=colour, paper=PAPER_LIGHT
+            "drawing.svg.jinja",
+            a=a,
+            stacks=stacks(a),
+            panels=panels(a),
+            t=theme,
+            colour=colour,
+            paper=PAPER_LIGHT,
         )
     )
 

@@ -1,8 +1,8 @@
 """The charts of a study: one definition each for the interactive page and for the SVG and PNG files.
 
-Charts take plain rows and know nothing of results or verdicts. They are as wide as their box; colours are those of
-the light page, and the page's script puts the dark ones in their place. Every arm has one colour and one mark
-(`palette.py`) and is named beside its line, so colour alone never carries the message.
+Charts take plain rows and know nothing of results or verdicts. They are as wide as their box; colours are
+those of the light page, and the page's script puts the dark ones in their place. Every arm has one colour and
+one mark (`palette.py`) and is named beside its line, so colour alone never carries the message.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Interval:
-    """One line of a forest plot: the difference `label` in bits per byte, its 95 % interval, and its outcome."""
+    """One line of a forest plot: a difference in bits per byte, its 95 % interval, and its outcome."""
 
     label: str
     outcome: str
@@ -52,7 +52,9 @@ class Dots:
 
 @dataclass(frozen=True)
 class Curve:
-    """One arm's learning curve: x against mean, lowest and highest of its seeds; where it crosses the threshold."""
+    """One arm's learning curve: mean, lowest and highest of its seeds at each x; where they cross the
+    threshold.
+    """
 
     arm: str
     ink: Ink
@@ -65,7 +67,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Search:
-    """One arm's learning-rate search: what each rate gave, which was taken, and whether it lies on the grid's edge."""
+    """One arm's search: what each learning rate gave, which was taken, whether it lies on the edge."""
 
     arm: str
     ink: Ink
@@ -75,43 +77,62 @@ class Search:
     edge: bool
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 # Forest plot
 
 
 def forest(lines: Sequence[Interval], margin: float, reach: float | None = None) -> alt.LayerChart:
     """Differences with their intervals over the band of ±`margin`.
 
-    The axis is linear inside the margin and logarithmic outside it as soon as the intervals reach beyond 15 margins
-    (or `reach`, to give two plots one axis): else either the band or the differences would be out of sight.
+    The axis is linear inside the margin and logarithmic outside it as soon as the intervals, or `reach` (to
+    give two plots one axis), go beyond 15 margins: else either the band or the differences would be out of
+    sight.
     """
-    reach = max([2.5 * margin, reach or 0.0, *(abs(end) for line in lines for end in (line.low, line.high))]) * 1.1
+    ends = [abs(end) for line in lines for end in (line.low, line.high)]
+    reach = 1.1 * max(2.5 * margin, reach or 0.0, *ends)
     folded = reach > 15 * margin
     scale = alt.Scale(
         type="symlog" if folded else "linear", constant=margin, domain=[-reach, reach], nice=False, zero=False
     )
-    axis = alt.Axis(values=_ticks(reach, margin) if folded else alt.Undefined, labelExpr="datum.value === 0 ? '0' : format(datum.value, '+~r')", grid=True, tickCount=5)
-    x = alt.X("difference:Q", scale=scale, axis=axis, title=f"difference in {BITS}; left of 0 the second arm is better")
+    axis = alt.Axis(
+        values=_ticks(reach, margin) if folded else alt.Undefined,
+        labelExpr="datum.value === 0 ? '0' : format(datum.value, '+~r')",
+        grid=True,
+        tickCount=5,
+    )
+    title = f"difference in {BITS}; left of 0 the second arm is better"
+    x = alt.X("difference:Q", scale=scale, axis=axis, title=title)
     height = 46 * len(lines)
     down = alt.Scale(domain=[-0.1, len(lines) - 0.1], reverse=True)
     y = alt.Y("row:Q", scale=down, axis=None)
     rows = [
         {
-            "row": n + 0.42, "name": n + 0.08, "label": line.label, "difference": line.difference, "low": line.low,
-            "high": line.high, "outcome": line.outcome, "zero": -reach,
-            "text": f"{signed(line.difference, margin)}  [{signed(line.low, margin)}, {signed(line.high, margin)}]",
+            "row": n + 0.42, "name": n + 0.08, "label": line.label, "outcome": line.outcome,
+            "difference": line.difference, "low": line.low, "high": line.high,
+            "text": f"{signed(line.difference, margin)}"
+            f"  [{signed(line.low, margin)}, {signed(line.high, margin)}]",
         }
         for n, line in enumerate(lines)
     ]  # fmt: skip
     data = _data(rows)
-    tooltip = [alt.Tooltip("label:N", title="contrast"), alt.Tooltip("text:N", title=BITS), alt.Tooltip("outcome:N")]
+    tooltip = [
+        alt.Tooltip("label:N", title="contrast"),
+        alt.Tooltip("text:N", title=BITS),
+        alt.Tooltip("outcome:N"),
+    ]
     base = alt.Chart(data).encode(y=y, tooltip=tooltip)
-    decided = alt.FieldOneOfPredicate(field="outcome", oneOf=["different", "different, but by less than the margin"])
-    band = alt.Chart(_data([{"low": -margin, "high": margin}])).mark_rect(color=LINE, opacity=0.55).encode(
-        x=alt.X("low:Q", scale=scale), x2="high:Q"
+    decided = alt.FieldOneOfPredicate(
+        field="outcome", oneOf=["different", "different, but by less than the margin"]
+    )
+    band = (
+        alt.Chart(_data([{"low": -margin, "high": margin}]))
+        .mark_rect(color=LINE, opacity=0.55)
+        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
     )
     zero = alt.Chart(_data([{"x": 0}])).mark_rule(color=SOFT).encode(x=alt.X("x:Q", scale=scale))
-    bars = base.mark_rule(color=INK, strokeWidth=2, strokeCap="round").encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
+    bars = base.mark_rule(color=INK, strokeWidth=2, strokeCap="round").encode(
+        x=alt.X("low:Q", scale=scale), x2="high:Q"
+    )
     points = base.mark_point(filled=True, size=75, opacity=1, stroke=INK, strokeWidth=1.8).encode(
         x=x,
         fill=alt.condition(decided, alt.value(INK), alt.value(PAPER_LIGHT)),
@@ -119,7 +140,13 @@ def forest(lines: Sequence[Interval], margin: float, reach: float | None = None)
             "outcome:N",
             legend=None,
             scale=alt.Scale(
-                domain=["different", "different, but by less than the margin", "no difference", "undecided", "not judged"],
+                domain=[
+                    "different",
+                    "different, but by less than the margin",
+                    "no difference",
+                    "undecided",
+                    "not judged",
+                ],
                 range=["circle", "circle", "square", "diamond", "cross"],
             ),
         ),
@@ -141,12 +168,12 @@ def signed(value: float, margin: float) -> str:
     return f"{value:+.{decimals}f}".replace("-", "−")
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 # Levels
 
 
 def levels(arms: Sequence[Dots], baselines: dict[str, float]) -> alt.LayerChart:
-    """Each arm's bits per byte: a mark for each seed, the mean's interval, and the baselines as dashed lines."""
+    """Each arm's bits per byte: a mark for each seed, the mean's interval, the baselines as dashed lines."""
     count = len(arms)
     ends = [v for a in arms for v in (*a.seeds, a.low, a.high) if v is not None] + list(baselines.values())
     low, high = min(ends), max(ends)
@@ -161,23 +188,40 @@ def levels(arms: Sequence[Dots], baselines: dict[str, float]) -> alt.LayerChart:
         for value in a.seeds
     )
     bars = _data(
-        {"row": n + 0.14, "arm": a.arm, "low": a.low, "high": a.high, "run": f"{a.arm}: 95 % interval {a.low:.3f} to {a.high:.3f}"}
+        {
+            "row": n + 0.14,
+            "arm": a.arm,
+            "low": a.low,
+            "high": a.high,
+            "run": f"{a.arm}: {a.low:.3f} to {a.high:.3f}",
+        }
         for n, a in enumerate(arms)
-        if a.low is not None
+        if a.low is not None and a.high is not None
     )
     names = [{"row": n - 0.27, "arm": a.arm} for n, a in enumerate(arms)]
     lines = [{"value": value, "name": name, "row": -0.85} for name, value in baselines.items()]
     left = low + 0.25 * (high - low)  # a name that has no room left of its line stands right of it
-    sides = [("right", -4, [x for x in lines if x["value"] > left]), ("left", 4, [x for x in lines if x["value"] <= left])]
+    sides: list[tuple[Literal["right", "left"], int, list[Row]]] = [
+        ("right", -4, [line for line in lines if line["value"] > left]),
+        ("left", 4, [line for line in lines if line["value"] <= left]),
+    ]
     layers = [
         alt.Chart(_data(lines)).mark_rule(strokeDash=[3, 3], color=SOFT).encode(x=x),
         *(
-            alt.Chart(_data(some)).mark_text(align=align, dx=dx, color=SOFT, fontSize=11, baseline="middle").encode(x=x, y=y, text="name:N")
+            alt.Chart(_data(some))
+            .mark_text(align=align, dx=dx, color=SOFT, fontSize=11, baseline="middle")
+            .encode(x=x, y=y, text="name:N")
             for align, dx, some in sides
         ),
         alt.Chart(bars)
         .mark_rule(strokeWidth=2, opacity=0.55, strokeCap="round")
-        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, color=_colour(arms), tooltip=alt.Tooltip("run:N", title="mean")),
+        .encode(
+            x=alt.X("low:Q", scale=scale),
+            x2="high:Q",
+            y=y,
+            color=_colour(arms),
+            tooltip=alt.Tooltip("run:N", title="95 % interval"),
+        ),
         alt.Chart(seeds)
         .mark_point(filled=True, size=60, opacity=0.9, stroke=PAPER_LIGHT, strokeWidth=0.7)
         .encode(x=x, y=y, color=_colour(arms), shape=_shape(arms), tooltip=alt.Tooltip("run:N", title="run")),
@@ -186,21 +230,28 @@ def levels(arms: Sequence[Dots], baselines: dict[str, float]) -> alt.LayerChart:
     return _chart(alt.layer(*layers), 38 * count + 34)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 # Learning curves
 
 
 def curves(
-    arms: Sequence[Curve], x_title: str, baselines: dict[str, float], threshold: float | None = None, height: int = 300
+    arms: Sequence[Curve],
+    x_title: str,
+    baselines: dict[str, float],
+    threshold: float | None = None,
+    height: int = 300,
 ) -> alt.LayerChart:
-    """Means with bands over the seeds; the arm's name at its line's end; a hollow mark where a run crosses `threshold`.
+    """Means with bands over the seeds, the arm's name at its line's end, a mark where a run crosses
+    `threshold`.
 
-    The first steep part runs out of the picture above: the axis ends a little over the highest baseline, or where the
-    highest curve is after a third of its points.
+    The first steep part runs out of the picture above: the axis ends a little over the highest baseline, or
+    where the highest curve is after a third of its points.
     """
     arms = [_thinned(arm) for arm in arms]
     bottom = min(min(a.low) for a in arms)
-    top = max([1.08 * value for value in baselines.values()] + [1.03 * a.high[len(a.high) // 3] for a in arms])
+    top = max(
+        *(1.08 * value for value in baselines.values()), *(1.03 * a.high[len(a.high) // 3] for a in arms)
+    )
     bottom -= 0.05 * (top - bottom)
     scale = alt.Scale(domain=[bottom, top], nice=False, zero=False)
     end = max(a.x[-1] for a in arms)
@@ -219,7 +270,9 @@ def curves(
     if baselines:
         at = alt.Y("y:Q", scale=scale)
         layers.append(alt.Chart(reference).mark_rule(strokeDash=[2, 3], color=SOFT, opacity=0.8).encode(y=at))
-        text = alt.Chart(reference).mark_text(align="right", baseline="bottom", dx=-2, dy=-2, color=SOFT, fontSize=10.5)
+        text = alt.Chart(reference).mark_text(
+            align="right", baseline="bottom", dx=-2, dy=-2, color=SOFT, fontSize=10.5
+        )
         layers.append(text.encode(x=alt.value("width"), y=at, text="name:N"))
     if threshold is not None:
         line = alt.Chart(_data([{"y": threshold, "name": f"threshold, {threshold:.2f}"}]))
@@ -232,11 +285,19 @@ def curves(
         )
     )
     layers.append(
-        base.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, color=colour, detail="arm:N", strokeDash=_dash(arms))
+        base.mark_line(strokeWidth=2, clip=True).encode(
+            x=x, y=y, color=colour, detail="arm:N", strokeDash=_dash(arms)
+        )
     )
     layers.append(
         base.mark_point(filled=True, size=90, opacity=0, clip=True).encode(
-            x=x, y=y, tooltip=["arm:N", alt.Tooltip("x:Q", format=".3s", title=x_title), *_numbers("mean", "low", "high")]
+            x=x,
+            y=y,
+            tooltip=[
+                "arm:N",
+                alt.Tooltip("x:Q", format=".3s", title=x_title),
+                *_numbers("mean", "low", "high"),
+            ],
         )
     )
     if threshold is not None:
@@ -254,14 +315,19 @@ def curves(
 
 
 def _names(labels: Sequence[Row], x: Any, y: alt.Y, colour: alt.Color, dx: int = 7) -> list[alt.Chart]:
-    """The arms' names right of their places, on a halo of paper, so that a line behind doesn't cross them out."""
+    """The arms' names right of their places, on a halo of paper: a line behind doesn't cross them out."""
     base = alt.Chart(_data(labels)).encode(x=x, y=y, text="arm:N")
     style: Row = {"align": "left", "baseline": "middle", "dx": dx, "fontSize": 11.5}
-    return [base.mark_text(**style, stroke=PAPER_LIGHT, strokeWidth=4), base.mark_text(**style).encode(color=colour)]
+    return [
+        base.mark_text(**style, stroke=PAPER_LIGHT, strokeWidth=4),
+        base.mark_text(**style).encode(color=colour),
+    ]
 
 
 def _neighbours(arms: Sequence[Curve], room: float) -> list[list[Curve]]:
-    """The curves in groups whose ends lie within `room` of the next one's, so close that their names could collide."""
+    """The curves in groups: within one, each ends within `room` of the next, so that their names could
+    collide.
+    """
     groups: list[list[Curve]] = []
     for arm in sorted(arms, key=lambda a: a.x[-1]):
         if groups and arm.x[-1] - groups[-1][-1].x[-1] <= room:
@@ -279,12 +345,12 @@ def _thinned(curve: Curve, most: int = 100) -> Curve:
     return Curve(curve.arm, curve.ink, *columns, crossings=curve.crossings)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 # The search of the learning rates
 
 
 def searches(arms: Sequence[Search], height: int = 280) -> alt.LayerChart:
-    """Bits per byte on the tuning split for each learning rate; the rate that was taken is marked, an edge twice."""
+    """Bits per byte on the tuning split for each learning rate; the taken one is marked, an edge twice."""
     values = [v for a in arms for v in a.bits_per_byte if math.isfinite(v)]
     bottom, top = min(values), max(values)
     room = (top - bottom) * 0.06 or 0.05
@@ -300,7 +366,13 @@ def searches(arms: Sequence[Search], height: int = 280) -> alt.LayerChart:
     y = alt.Y("bits:Q", scale=scale, title=f"{BITS}, tuning split", axis=alt.Axis(tickCount=6))
     colour = _colour(arms)
     rows = [
-        {"arm": a.arm, "rate": rate, "bits": bits, "taken": rate == a.optimum, "edge": a.edge and rate == a.optimum}
+        {
+            "arm": a.arm,
+            "rate": rate,
+            "bits": bits,
+            "taken": rate == a.optimum,
+            "edge": a.edge and rate == a.optimum,
+        }
         for a in arms
         for rate, bits in zip(a.rates, a.bits_per_byte, strict=True)
         if math.isfinite(bits)
@@ -312,8 +384,12 @@ def searches(arms: Sequence[Search], height: int = 280) -> alt.LayerChart:
     layers = [
         base.mark_line(strokeWidth=1.6, opacity=0.8).encode(detail="arm:N", strokeDash=_dash(arms)),
         base.mark_point(filled=True, size=22, opacity=0.9).encode(tooltip=tooltip),
-        base.transform_filter("datum.taken").mark_point(filled=True, size=95, opacity=1).encode(shape=_shape(arms), tooltip=tooltip),
-        base.transform_filter("datum.edge").mark_point(filled=False, size=300, strokeWidth=1.6, shape="circle", opacity=1),
+        base.transform_filter("datum.taken")
+        .mark_point(filled=True, size=95, opacity=1)
+        .encode(shape=_shape(arms), tooltip=tooltip),
+        base.transform_filter("datum.edge").mark_point(
+            filled=False, size=300, strokeWidth=1.6, shape="circle", opacity=1
+        ),
         *_names(labels, alt.value("width"), alt.Y("y:Q", scale=scale), colour),
     ]
     return _chart(alt.layer(*layers), height)
@@ -323,7 +399,7 @@ def _last(arm: Search) -> float:
     return next((v for v in reversed(arm.bits_per_byte) if math.isfinite(v)), 0.0)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 # Shared
 
 
@@ -373,7 +449,8 @@ def _apart(values: Sequence[float], least: float, low: float, high: float) -> li
     return result
 
 
-def _chart(layered: alt.LayerChart, height: int) -> alt.LayerChart:
+def _chart(layered: alt.LayerChart | alt.FacetChart, height: int) -> alt.LayerChart:
+    assert isinstance(layered, alt.LayerChart)
     return layered.properties(
         width="container",
         height=height,
@@ -387,12 +464,13 @@ CONFIG: dict[str, Any] = {
     "font": FONT,
     "view": {"stroke": None},
     "axis": {
-        "labelColor": SOFT, "titleColor": SOFT, "titleFontWeight": "normal", "titleFontSize": 11.5, "labelFontSize": 11,
-        "gridColor": LINE, "gridOpacity": 0.7, "domainColor": LINE, "tickColor": LINE, "titlePadding": 8,
+        "labelColor": SOFT, "titleColor": SOFT, "titleFontWeight": "normal", "titleFontSize": 11.5,
+        "labelFontSize": 11,         "gridColor": LINE, "gridOpacity": 0.7, "domainColor": LINE, "tickColor": LINE, "titlePadding": 8,
     },
     "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
 }  # fmt: skip
-"""The look of all charts: the page's script hands it to Vega, with the dark page's colours when it is dark."""
+"""The look of all charts: the page's script hands it to Vega, with the dark page's colours when it is dark.
+"""
 
 
 def specification(chart: alt.LayerChart) -> Row:
@@ -402,10 +480,9 @@ def specification(chart: alt.LayerChart) -> Row:
     return spec
 
 
-Format = Literal["svg", "png"]
-
-
-def write_figures(folder: Path, charts: dict[str, alt.LayerChart], drawings: dict[str, str], width: int = 760) -> None:
+def write_figures(
+    folder: Path, charts: dict[str, alt.LayerChart], drawings: dict[str, str], width: int = 760
+) -> None:
     """Write every chart and every drawing (SVG text) into `folder` as ``NAME.svg`` and ``NAME.png``.
 
     Raises:

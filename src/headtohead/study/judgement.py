@@ -9,13 +9,16 @@ from typing import Any
 
 from headtohead.measure import verdicts
 from headtohead.measure.power import Settle
-from headtohead.study.page import Arm, Page, signed
+from headtohead.study.figures import signed
+from headtohead.study.page import Arm, Page
 from headtohead.study.tables import decimal
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One contrast in one region: `second` minus `first` in bits per byte; no figures where there is no verdict."""
+    """One contrast in one region: `second` minus `first` in bits per byte; no figures where there is no
+    verdict.
+    """
 
     name: str
     first: Arm

@@ -1,4 +1,5 @@
-"""What a study's page says, gathered from its folder: no layout here, and no judgement that `measure` didn't make.
+"""What a study's page says, gathered from its folder: no layout here, and no judgement that `measure` didn't
+make.
 
 `read` takes `plan.json` and the lines of `results.jsonl` (none, some, all) and gives a `Page`, from which the
 templates are filled. Arms keep the order of the study file everywhere: sorting them would be a ranking.
@@ -11,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,14 +23,16 @@ from headtohead.errors import UserError
 from headtohead.files import read_json, read_text
 from headtohead.model.architecture import Architecture
 from headtohead.model.budget import cache_bytes, flops
-from headtohead.study.figures import Curve, signed
+from headtohead.study.figures import Curve
 from headtohead.study.palette import Ink, inks
-from headtohead.study.tables import binary, decimal, layers
+from headtohead.study.tables import decimal, layers
 
 Moment = Literal["nothing", "rehearsal", "underway", "finished"]
+Axis = Literal["tokens", "flops"]
 
 THRESHOLD_SHARE = 2 / 3
-"""A run has found its input when it needs less than this share of what a 5-gram model, which has none, needs."""
+"""A run has found its input when it needs less than this share of what a 5-gram model, which has none, needs.
+"""
 
 COST_INPUT, COST_OUTPUT = 1024, 1024
 """Tokens for which the cost of use is given: the published setting."""
@@ -54,7 +57,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Cell:
-    """One quantity of one arm in the ledger; `mark` says how it differs from what most arms have, or is empty."""
+    """One quantity of one arm in the ledger; `mark` says how it differs from what most arms have, or is
+    empty.
+    """
 
     text: str
     mark: str = ""
@@ -229,10 +234,12 @@ class Page:
         if reference is None:
             return None
         limit = THRESHOLD_SHARE * reference
-        lowest = min((p["bits_per_byte"][region] for line in self.shown for p in line["curve"]), default=math.inf)
+        lowest = min(
+            (p["bits_per_byte"][region] for line in self.shown for p in line["curve"]), default=math.inf
+        )
         return limit if lowest < limit else None
 
-    def curves(self, region: str, x: Literal["tokens", "flops"]) -> list[Curve]:
+    def curves(self, region: str, x: Axis) -> list[Curve]:
         """Each arm's curve over its seeds, at the points that all of its seeds have."""
         found = []
         for arm in self.arms:
@@ -257,7 +264,7 @@ class Page:
             )
         return found
 
-    def _crossings(self, arm: Arm, region: str, x: str) -> tuple[float | None, ...]:
+    def _crossings(self, arm: Arm, region: str, x: Axis) -> tuple[float | None, ...]:
         limit = self.threshold(region)
         if limit is None:
             return ()
@@ -300,7 +307,11 @@ class Page:
         for line in self.timings:
             if line["arm"] == arm.key and line["rung"] == self.rung:
                 parts = line["seconds"]
-                total = sum(v for k, v in parts.items() if k != "this_start") if isinstance(parts, dict) else parts
+                total = (
+                    sum(v for k, v in parts.items() if k != "this_start")
+                    if isinstance(parts, dict)
+                    else parts
+                )
                 found.append(float(total))
         return found
 
@@ -356,8 +367,10 @@ class Page:
         return found
 
 
-def crossing(curve: Sequence[Mapping[str, Any]], region: str, x: str, limit: float) -> float | None:
-    """Where the curve goes under `limit` for good, between its points along a straight line; None if it never does."""
+def crossing(curve: Sequence[Mapping[str, Any]], region: str, x: Axis, limit: float) -> float | None:
+    """Where the curve goes under `limit` for good, between its points along a straight line; None if it never
+    does.
+    """
     values = [point["bits_per_byte"][region] for point in curve]
     over = [i for i, value in enumerate(values) if value >= limit]
     first = over[-1] + 1 if over else 0
@@ -370,7 +383,7 @@ def crossing(curve: Sequence[Mapping[str, Any]], region: str, x: str, limit: flo
     return float(curve[first - 1][x] + share * (curve[first][x] - curve[first - 1][x]))
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 # The ledger's rows: name, the dimension a study declares it under, how it is written, where it is found.
 
 Value = Any
@@ -393,10 +406,20 @@ def _consumed(name: str) -> Callable[[Arm, dict[str, Any]], Value]:
 
 _LEDGER: list[tuple[str, str, Callable[[Value], str], Callable[[Arm, dict[str, Any]], Value]]] = [
     ("parameters", "parameters", "{:,}".format, lambda arm, line: line["parameters"]),
-    ("layers", "depth", str, lambda arm, line: layers(arm.architecture).removesuffix("s").removesuffix(" layer")),
+    (
+        "layers",
+        "depth",
+        str,
+        lambda arm, line: layers(arm.architecture).removesuffix("s").removesuffix(" layer"),
+    ),
     ("feed-forward width", "d_ff", str, lambda arm, line: _widths(arm)),
     ("extra norms", "norms", str, lambda arm, line: _norms(arm)),
-    ("loss on", "supervision", str, lambda arm, line: {"all": "every token"}.get(arm.supervise, arm.supervise)),
+    (
+        "loss on",
+        "supervision",
+        str,
+        lambda arm, line: {"all": "every token"}.get(arm.supervise, arm.supervise),
+    ),
     ("learning rate", "learning_rate", "{:g}".format, lambda arm, line: line["learning_rate"]),
     ("steps", "recipe", "{:,}".format, _consumed("steps")),
     ("documents seen", "documents", "{:,}".format, _consumed("documents_seen")),
@@ -411,7 +434,9 @@ _LEDGER: list[tuple[str, str, Callable[[Value], str], Callable[[Arm, dict[str, A
 
 
 def _marked(values: Sequence[Value], write: Callable[[Value], str]) -> tuple[Cell, ...]:
-    """The values as cells, those that aren't the usual one marked: with the ratio to it where they are numbers."""
+    """The values as cells, those that aren't the usual one marked: with the ratio to it where they are
+    numbers.
+    """
     (usual, _), *_ = Counter(values).most_common(1)
     cells = []
     for value in values:
@@ -422,13 +447,15 @@ def _marked(values: Sequence[Value], write: Callable[[Value], str]) -> tuple[Cel
         elif isinstance(value, int | float) and isinstance(usual, int | float) and usual:
             change = value / usual - 1
             mark = f"{change:+.1%}" if abs(change) < 1 else f"× {value / usual:.2f}"
-            cells.append(Cell(write(value), mark.replace("-", "−") if f"{abs(change):.1%}" != "0.0%" else "≠"))
+            cells.append(
+                Cell(write(value), mark.replace("-", "−") if f"{abs(change):.1%}" != "0.0%" else "≠")
+            )
         else:
             cells.append(Cell(write(value), "≠"))
     return tuple(cells)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 
 
 def read(folder: Path) -> Page:
@@ -445,7 +472,7 @@ def read(folder: Path) -> Page:
     beside = folder / "baselines.json"
     if beside.exists():
         plan["data"]["baselines"] = read_json(beside, "the baselines")
-    written = datetime.fromtimestamp((path if path.exists() else folder / "plan.json").stat().st_mtime, timezone.utc)
+    written = datetime.fromtimestamp((path if path.exists() else folder / "plan.json").stat().st_mtime, UTC)
     return Page(plan, results, timings, written)
 
 
@@ -457,8 +484,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}: line {number} is not JSON ({error.msg}): remove it, and the run is done again") from error
+            raise UserError(
+                f"{path}: line {number} is not JSON ({error.msg}): remove it, and the run is done again"
+            ) from error
     return found
-
-
-__all__ = ["Arm", "Page", "binary", "decimal", "read", "signed"]

@@ -1,7 +1,8 @@
 """One colour and one mark for each arm, the same in every chart, table and drawing of a page.
 
-The colours are told apart under deuteranopia, protanopia and tritanopia, each in a light and a dark variant with a
-contrast of at least 3 : 1 against its background; the mark and a direct label say it again without colour.
+The colours are told apart under deuteranopia, protanopia and tritanopia, each in a light and a dark variant
+with a contrast of at least 3 : 1 against its background; the mark and a direct label say it again without
+colour.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from typing import NamedTuple
 
 
 class Ink(NamedTuple):
-    """An arm's look: its colour on a light and on a dark page, its mark in charts, its dash after the first round."""
+    """An arm's look: its colour on a light and on a dark page, its mark in charts, its dash after the first
+    round.
+    """
 
     light: str
     dark: str
@@ -30,12 +33,21 @@ _COLOURS = [
     ("#5a49b8", "#a99cf7"),  # violet
     ("#a32020", "#f08080"),  # red
 ]
-_MARKS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left"]
+_MARKS = [
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "triangle-down",
+    "cross",
+    "triangle-right",
+    "triangle-left",
+]
 _DASHES = [(1, 0), (6, 3), (2, 2)]
 
 
 def inks(count: int) -> list[Ink]:
-    """The looks of `count` arms, in order. From the ninth on colours come again, with another dash and mark."""
+    """The looks of `count` arms, in order. From the ninth on colours come again, with other dashes and marks."""
     return [
         Ink(
             *_COLOURS[index % len(_COLOURS)],

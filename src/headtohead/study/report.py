@@ -1,7 +1,8 @@
 """A study's page, at every moment of the study: `report.html`, one self-contained file, and `report.md`.
 
-What may be said is judged in `measure`; what is said is gathered in `page.py`; here it is laid out and written. The
-page loads nothing: its content policy forbids any connection and any script but its own two, by their hashes.
+What may be said is judged in `measure`; what is said is gathered in `page.py`; here it is laid out and
+written. The page loads nothing: its content policy forbids any connection and any script but its own two, by
+their hashes.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from markupsafe import Markup
 from headtohead.files import write_atomic
 from headtohead.study import figures
 from headtohead.study.drawing import drawing, environment, sentence, who_sees_whom
-from headtohead.study.judgement import Judgement, joined, judge
-from headtohead.study.page import COST_INPUT, COST_OUTPUT, Arm, Page, Run, read
+from headtohead.study.judgement import Difference, Judgement, joined, judge
+from headtohead.study.page import COST_INPUT, COST_OUTPUT, Arm, Axis, Crossing, Page, Run, read
 from headtohead.study.palette import PAPER_DARK, PAPER_LIGHT
 from headtohead.study.plan import DIMENSIONS
 from headtohead.study.tables import binary, decimal
@@ -37,10 +38,11 @@ DARK = {figures.INK: "#e9e6df", figures.SOFT: "#a4a9b0", figures.LINE: "#363a40"
 
 
 def write_report(folder: Path, *, with_figures: bool | None = None) -> Path:
-    """Write `report.html` and `report.md` of the study in `folder`, whatever is finished of it; returns the page.
+    """Write `report.html` and `report.md` of the study in `folder`, whatever is finished of it; returns the
+    page.
 
-    `with_figures`: also every chart and drawing as SVG and PNG into ``figures/`` (a few seconds); by default as soon
-    as every planned run has ended.
+    `with_figures`: also every chart and drawing as SVG and PNG into ``figures/`` (a few seconds); by default
+    as soon as every planned run has ended.
 
     Raises:
         UserError: no study there, a damaged file, or a file that can't be written.
@@ -60,18 +62,20 @@ def write_report(folder: Path, *, with_figures: bool | None = None) -> Path:
     return html
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 # Charts
 
 
 def _charts(page: Page, judgement: Judgement) -> dict[str, alt.LayerChart]:
     charts: dict[str, alt.LayerChart] = {}
     drawn = [d for d in judgement.differences if d.difference is not None]
-    reach = max((abs(end) for d in drawn for end in (d.low, d.high) if end is not None), default=0.0)
+    reach = _furthest(drawn)
     for region in page.regions:
         if page.shown:
             dots = [
-                figures.Dots(arm.key, arm.ink, tuple(page.bits(arm, region)), *judgement.interval(arm.key, region))
+                figures.Dots(
+                    arm.key, arm.ink, tuple(page.bits(arm, region)), *judgement.interval(arm.key, region)
+                )
                 for arm in page.arms
             ]
             charts[f"levels-{region}"] = figures.levels(dots, page.baselines_of(region))
@@ -82,7 +86,8 @@ def _charts(page: Page, judgement: Judgement) -> dict[str, alt.LayerChart]:
         ]
         if lines:
             charts[f"forest-{region}"] = figures.forest(lines, page.study["margin"], reach)
-        for x, title in (("tokens", "tokens shown"), ("flops", "training FLOPs")):
+        axes: tuple[tuple[Axis, str], ...] = (("tokens", "tokens shown"), ("flops", "training FLOPs"))
+        for x, title in axes:
             curves = page.curves(region, x)
             if curves:
                 charts[f"curves-{region}-{x}"] = figures.curves(
@@ -106,7 +111,7 @@ def _charts(page: Page, judgement: Judgement) -> dict[str, alt.LayerChart]:
     return charts
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 # What the templates are filled with
 
 
@@ -135,12 +140,15 @@ def _state(page: Page, judgement: Judgement) -> State:
     match page.moment:
         case "nothing":
             lead = "No verdict: nothing has finished yet."
-            more = ("What is going to be compared, with what, and how small a difference will count as none was written down before the first run.",)
+            more = (
+                "What is compared with what, and how small a difference counts as none, was written down "
+                "before the first run.",
+            )
         case "rehearsal":
             lead = "No verdict: this is a rehearsal."
             more = (
-                "Every arm runs once, for a short while, to show that everything works and what it will look like. "
-                "Figures this early say nothing about which arm is better.",
+                "Every arm runs once, for a short while, to show that everything works and what it will look "
+                "like. Figures this early say nothing about which arm is better.",
             )
         case "underway":
             lead = f"No verdict yet: {done} of {planned} full runs are done."
@@ -149,25 +157,31 @@ def _state(page: Page, judgement: Judgement) -> State:
             lead, more = judgement.lead, ()
     results = "Arms stand in the order of the study file."
     if page.rung == "rehearsal":
-        results = "From the rehearsal: one short run for each arm. Without an interval there is no ranking; the order is that of the study file."
+        results = (
+            "From the rehearsal: one short run for each arm. Without an interval there is no ranking; the order is "
+            "that of the study file."
+        )
     elif page.moment == "underway":
         results = "From the full runs so far. " + results
     contrasts = (
-        f"Each contrast changes one thing; it was chosen, with the margin of ±{page.study['margin']:g} bits per byte under which a "
-        "difference counts as none, before the first run."
+        f"Each contrast changes one thing. They were chosen before the first run, and so was the margin of "
+        f"±{page.study['margin']:g} bits per byte, under which a difference counts as none."
     )
     method = (
-        "Intervals are of 95 %, each for its contrast alone; whether two arms are called different is decided with Holm's correction over all "
-        "contrasts and regions. The variance between seeds is pooled over the arms, documents are a second random factor. Smallest detectable: the "
-        "difference that these runs would have found 8 times in 10. A verdict on visibility needs an input worth at least 5 of these."
+        "Intervals are of 95 %, each for its contrast alone; whether two arms are called different is decided "
+        "with Holm's correction over all contrasts and regions. The variance between seeds is pooled over the "
+        "arms as far as they vary alike; documents are a second random factor. Smallest detectable: the "
+        "difference that these runs would have found 8 times in 10. A verdict on visibility needs an input that "
+        "is worth at least 5 of these."
     )
     return State(progress, lead, more, results, contrasts, method)
 
 
 def _values(page: Page, judgement: Judgement) -> dict[str, Any]:
-    drawn = [d for d in judgement.differences if d.low is not None and d.high is not None]
     margin = page.study["margin"]
-    reach = max([3 * margin, *(abs(end) for d in drawn for end in (d.low, d.high))]) * 1.12
+    drawn = [d for d in judgement.differences if d.difference is not None]
+    rested = [d for claim in judgement.claims for pair in claim.evidence for d in pair]
+    reach = 1.12 * max(3 * margin, _furthest(rested))
     thresholds = [
         {"region": region, "limit": limit, "crossings": [_crossing(c) for c in page.crossings(region)]}
         for region in page.regions
@@ -218,7 +232,9 @@ def _values(page: Page, judgement: Judgement) -> dict[str, Any]:
         "rates": _rates(page),
         "ledger": page.ledger,
         "ledger_arms": page.ledger_arms,
-        "declared": [(DIMENSIONS.get(k, k), why) for k, why in page.study.get("declared_differences", {}).items()],
+        "declared": [
+            (DIMENSIONS.get(k, k), why) for k, why in page.study.get("declared_differences", {}).items()
+        ],
         "cost_input": COST_INPUT,
         "cost_output": COST_OUTPUT,
         "costs": _costs(page),
@@ -227,6 +243,11 @@ def _values(page: Page, judgement: Judgement) -> dict[str, Any]:
         "facts": _facts(page),
         "bibtex": _bibtex(page),
     }
+
+
+def _furthest(differences: Sequence[Difference]) -> float:
+    """How far from zero the intervals reach."""
+    return max((abs(end) for d in differences for end in (d.low, d.high) if end is not None), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -241,7 +262,7 @@ class _Scale:
         return round(50 + math.copysign(50 * min(folded, 1.0), value), 2)
 
 
-def _crossing(c: Any) -> dict[str, Any]:
+def _crossing(c: Crossing) -> dict[str, Any]:
     def joined(values: Sequence[float | None]) -> str:
         return ", ".join("not yet" if v is None else decimal(v) for v in values)
 
@@ -272,11 +293,15 @@ def _table(page: Page, judgement: Judgement) -> list[dict[str, Any]]:
             if mean is None and bits:
                 mean = sum(bits) / len(bits)
             value = page.value_of_input(arm, region)
-            cells.append({"region": region, "mean": mean, "low": low, "high": high, "runs": len(bits), "value": value})
+            cells.append(
+                {"region": region, "mean": mean, "low": low, "high": high, "runs": len(bits), "value": value}
+            )
         mismatch = None
         if arm.mismatch is not None and arm.matched_to is not None:
             percent = f"{arm.mismatch:+.2%}".replace("-", "−")
-            mismatch = f"{percent} to {arm.matched_to}" if percent.strip("+−0.%") else f"equal to {arm.matched_to}"
+            mismatch = (
+                f"{percent} to {arm.matched_to}" if percent.strip("+−0.%") else f"equal to {arm.matched_to}"
+            )
         rows.append({"arm": arm, "cells": cells, "mismatch": mismatch})
     return rows
 
@@ -284,7 +309,9 @@ def _table(page: Page, judgement: Judgement) -> list[dict[str, Any]]:
 def _caption(arm: Arm) -> str:
     a = arm.architecture
     depth = " and ".join(f"{stream.depth} layer{'s' * (stream.depth != 1)}" for stream in a.streams)
-    loss = {"all": "loss on every token", "output": "loss on the output"}.get(arm.supervise, f"loss on {arm.supervise}")
+    loss = {"all": "loss on every token", "output": "loss on the output"}.get(
+        arm.supervise, f"loss on {arm.supervise}"
+    )
     return f"{depth}, width {a.d_model}, {a.heads} heads; {loss}; {arm.parameters:,} parameters"
 
 
@@ -298,17 +325,21 @@ def _rates(page: Page) -> dict[str, Any] | None:
     for arm, search in arms:
         got = dict(zip(search["grid"], search["bits_per_byte"], strict=True))
         cells = [
-            {"text": "" if rate not in got else "stopped" if got[rate] is None else f"{got[rate]:.3f}", "taken": rate == search["optimum"]}
+            {
+                "text": "" if rate not in got else "stopped" if got[rate] is None else f"{got[rate]:.3f}",
+                "taken": rate == search["optimum"],
+            }
             for rate in grid
         ]
         rows.append({"arm": arm, "cells": cells, "edge": search["edge"]})
     edges = [row["arm"].key for row in rows if row["edge"]]
     words = (
-        f"Before the study, every arm was tried at the same {len(grid)} learning rates, in runs of {found['steps']:,} steps under a seed of their "
-        "own, scored on the tuning split, which the results never touch. The best one is used. "
+        f"Before the study, every arm was tried at the same {len(grid)} learning rates, in runs of "
+        f"{found['steps']:,} steps under a seed of their own, scored on the tuning split, which the results never "
+        "touch. The best one is used. "
     )
     words += (
-        f"For {joined(edges)} the best lies on the edge of the grid (circled): a better one may lie beyond it."
+        f"For {joined(edges)} the best lies on the edge of the grid (circled); a better one may lie beyond."
         if edges
         else "No arm's best lies on the edge of the grid."
     )
@@ -316,7 +347,9 @@ def _rates(page: Page) -> dict[str, Any] | None:
 
 
 def _costs(page: Page) -> list[dict[str, Any]]:
-    top = [max(getattr(c, name) for c in page.costs) for name in ("prefill_ratio", "decode_ratio", "cache_ratio")]
+    top = [
+        max(getattr(c, name) for c in page.costs) for name in ("prefill_ratio", "decode_ratio", "cache_ratio")
+    ]
     return [
         {
             "arm": c.arm,
@@ -334,10 +367,13 @@ def _facts(page: Page) -> list[tuple[str, str]]:
     plan, data = page.plan, page.plan["data"]
     machine = ", ".join(f"{key} {value}" for key, value in plan.get("machine", {}).items())
     splits = "; ".join(
-        f"{name}: {decimal(split['bytes'])}B in {split['documents']:,} documents" for name, split in data["splits"].items()
+        f"{name}: {decimal(split['bytes'])}B in {split['documents']:,} documents"
+        for name, split in data["splits"].items()
     )
     made = "; ".join(
-        f"{key.replace('_', ' ')} {' / '.join(values)}" for key, values in page.identities.items() if key in ("torch", "threads", "dtype", "compiled")
+        f"{key.replace('_', ' ')} {' / '.join(values)}"
+        for key, values in page.identities.items()
+        if key in ("torch", "threads", "dtype", "compiled")
     )
     facts = [
         ("seeds", ", ".join(map(str, page.study["seeds"]))),
@@ -346,7 +382,10 @@ def _facts(page: Page) -> list[tuple[str, str]]:
         ("corpus SHA-256", data["corpus_sha256"]),
         ("tokenizer SHA-256", data["tokenizer_sha256"]),
         ("settings changed", ", ".join(plan.get("overrides", [])) or "none"),
-        ("version", f"headtohead {plan['version']}" + (f", commit {plan['commit']}" if plan.get("commit") else "")),
+        (
+            "version",
+            f"headtohead {plan['version']}" + (f", commit {plan['commit']}" if plan.get("commit") else ""),
+        ),
         ("runs made with", made),
         ("machine", machine),
         ("date", f"{page.written:%Y-%m-%d}"),
@@ -368,24 +407,31 @@ def _bibtex(page: Page) -> str:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 # HTML
 
 
 def _html(page: Page, values: dict[str, Any], charts: dict[str, alt.LayerChart]) -> str:
     templates = Path(__file__).parent / "templates"
-    bundle, script = vl_convert.javascript_bundle(), (templates / "page.js").read_text(encoding="utf-8")
+    bundle, script = (
+        vl_convert.javascript_bundle(None),
+        (templates / "page.js").read_text(encoding="utf-8"),
+    )
     dark = {**DARK, **{arm.ink.light: arm.ink.dark for arm in page.arms}}
     specs = {name: figures.specification(chart) for name, chart in charts.items()}
-    return environment().get_template("report.html.jinja").render(
-        **values,
-        charts=charts,
-        charts_json=_inert({"specs": specs, "config": figures.CONFIG, "dark": dark}),
-        seen={arm.key: who_sees_whom(arm.architecture, "var(--arm)") for arm in page.arms},
-        css=Markup((templates / "page.css").read_text(encoding="utf-8")),
-        bundle=Markup(bundle),
-        script=Markup(script),
-        policy=_policy(bundle, script),
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            **values,
+            charts=charts,
+            charts_json=_inert({"specs": specs, "config": figures.CONFIG, "dark": dark}),
+            seen={arm.key: who_sees_whom(arm.architecture, "var(--arm)") for arm in page.arms},
+            css=Markup((templates / "page.css").read_text(encoding="utf-8")),
+            bundle=Markup(bundle),
+            script=Markup(script),
+            policy=_policy(bundle, script),
+        )
     )
 
 
@@ -400,7 +446,8 @@ def _inert(value: Any) -> Markup:
 def _policy(*scripts: str) -> str:
     """A content policy: no connection anywhere, and no script but these."""
     hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode('utf-8')).digest()).decode('ascii')}'" for script in scripts
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode('utf-8')).digest()).decode('ascii')}'"
+        for script in scripts
     )
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
