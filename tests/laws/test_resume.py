@@ -42,6 +42,7 @@ def run(cell: Cell, folder: Path, seed: int, killed_at: int | None = None) -> tu
     def batch_at(step: int) -> list[Batch]:
         if step == killed_at:
             raise Killed
+        torch.rand(())  # as dropout would: what is drawn later depends on how often
         chosen = np.random.default_rng(step).permutation(len(examples))[:4]
         return [layout.batch([[examples[i] for i in chosen[part : part + 2]]]) for part in (0, 2)]
 
@@ -77,15 +78,6 @@ def outcome(model: Transformer, trained: Trained, folder: Path) -> dict[str, Any
         "metrics": [{k: v for k, v in line.items() if k != "seconds"} for line in lines],
         "random": torch.get_rng_state().numpy().tobytes(),
     }
-
-
-@pytest.fixture
-def settings():
-    """The loop settles threads and determinism for its process: put them back for the next test."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.mark.parametrize("cell", cells(tasks=False))

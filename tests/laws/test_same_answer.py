@@ -136,16 +136,18 @@ def greedily(model: Transformer, layout: Layout, example, steps: int) -> list[in
 
 
 COMPILED = [
-    "causal",
-    pytest.param("redllm", marks=pytest.mark.slow),
+    "redllm",  # has blocks of both kinds: reads of its own alone, and of another stream too
     pytest.param("merged-attention", marks=pytest.mark.slow),
+    pytest.param("block-double-decoder", marks=pytest.mark.slow),
 ]
 
 
 @pytest.mark.skipif(missing_for_compile() is not None, reason="no C++ compiler")
 @pytest.mark.parametrize("family", COMPILED)
 def test_compiled_equals_eager(family: str) -> None:
-    """Once for each code path of a block: reads of its own, of its own and another's, merged reads."""
+    """Once for each code path of a block: reads of its own, of its own and another's; slow: merged, and
+    unseen.
+    """
     cell = Cell(family, TASKS["mixture"], "rope")
     eager = cell.model
     compiled = Transformer(ARCHITECTURES[family])
