@@ -19,7 +19,7 @@ from headtohead.model.budget import cache_bytes, flops
 from headtohead.study.arms import Matched
 from headtohead.study.display import duration
 from headtohead.study.plan import RatesStudy, Study, learning_rates
-from headtohead.study.prepare import Source, check_rows, prepare, scored_rows
+from headtohead.study.prepare import Source, check_rows, prepare, rows_in_pass, scored_rows
 from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
 from headtohead.study.versions import versions
 
@@ -31,9 +31,6 @@ START_SECONDS = 12.0
 """A run's start: importing torch, compiling a block."""
 SCORED = 0.15
 """Time for learning curves and held-out scores, as a share of the training's."""
-FILL = 0.95
-"""Share of a row's places that packing fills; the rows themselves are planned when the study starts."""
-
 
 CALIBRATION = """
 import numpy, time
@@ -82,9 +79,9 @@ def show(
         windows = scored_windows(plan, rates)
         scored = scored_rows(Path(folder) / "data", plan.data, data["regions"], windows)
         store = ExampleStore.open(Path(folder) / "data", "train")
-        rows = _rows(store, plan.data.row, plan.data.side)
-    seeds = (rates.seed,) if rates else plan.seeds
-    basis = Basis(plan, arms, data, versions(), dict.fromkeys(seeds, rows), scored)
+        seeds = (rates.seed,) if rates else plan.seeds
+        rows = {seed: rows_in_pass(store, seed, plan.data.row, plan.data.side) for seed in seeds}
+    basis = Basis(plan, arms, data, versions(), rows, scored)
     runs = search(basis, rates) if rates else comparison(basis, learning_rates(plan, file.parent)[0])
 
     console.print(f"[bold]{(rates or plan).title}[/bold]")
@@ -93,20 +90,13 @@ def show(
     console.print(f"Text: {source.material.source}.")
     train = data["splits"]["train"]
     tokens = train["input_tokens"] + train["output_tokens"]
+    steps = basis.steps(plan.rungs.full)
     console.print(
         f"{train['examples']:,} training examples of {tokens:,} tokens ({data['bytes_per_token']:.2f} bytes "
-        f"of output a token), about {rows:,} rows; a full run takes {basis.steps(plan.rungs.full):,} steps.",
+        f"of output a token), {min(rows.values()):,} rows; a full run takes {steps:,} steps."
     )
     console.print(_match_table(plan, basis, arms))
     console.print(_runs_table(runs, workers))
-
-
-def _rows(store: ExampleStore, row: int, side: int) -> int:
-    """About how many rows a pass makes: whichever of the three limits binds."""
-    places = (store.lengths_in + store.lengths_out + 2, store.lengths_in + 1, store.lengths_out + 1)
-    return max(
-        1, round(max(p.sum() / size for p, size in zip(places, (row, side, side), strict=True)) / FILL)
-    )
 
 
 def _match_table(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> Table:

@@ -64,7 +64,7 @@ class DataSettings(Frozen):
     test: float = Field(default=0.08, gt=0, lt=0.5)
 
     def fits(self, input_tokens: int, output_tokens: int) -> bool:
-        """Whether an example fits a row of one stream and both sides of two (see `data.layouts.plan_rows`)."""
+        """Whether an example fits a row of one stream and both sides of two (`data.packing.plan_rows`)."""
         n, m = 1 + input_tokens, 1 + output_tokens
         return n + m <= self.row and max(n, m) <= self.side
 

@@ -26,7 +26,8 @@ from headtohead.data.objectives import (
     tokenizer_texts,
     wrong_inputs,
 )
-from headtohead.data.shards import ExampleStore
+from headtohead.data.packing import plan_rows
+from headtohead.data.shards import ExampleStore, order
 from headtohead.data.tokenizers import ByteTokenizer, Tokenizer, train_tokenizer
 from headtohead.errors import UserError
 from headtohead.files import explain_os_error, make_folder, read_json, write_atomic
@@ -201,6 +202,16 @@ def check_rows(folder: Path, settings: DataSettings) -> None:
             f"of {settings.side}: set data.row to {rows.max()} and data.side to {sides.max()} or more, or "
             f"data.window_bytes below {settings.window_bytes}"
         )
+
+
+def rows_in_pass(store: ExampleStore, seed: int, row: int, side: int) -> int:
+    """How many rows one pass over a store makes under a seed.
+
+    Raises:
+        UserError: an example fits in no row.
+    """
+    numbers = order(len(store), seed, 0)
+    return len(plan_rows(store.lengths_in, store.lengths_out, numbers, row=row, side=side))
 
 
 def scored_rows(

@@ -17,13 +17,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from headtohead.data.shards import ExampleStore
 from headtohead.errors import Interrupted, UserError
 from headtohead.files import FolderLock, read_json, write_atomic
 from headtohead.model.budget import cache_bytes, flops
 from headtohead.study import estimate
 from headtohead.study.arms import Matched, matched_arms, vocabulary
 from headtohead.study.plan import RatesStudy, Study, learning_rates, load
-from headtohead.study.prepare import Source, check_rows, fingerprint, prepare, read_source, scored_rows
+from headtohead.study.prepare import (
+    Source,
+    check_rows,
+    fingerprint,
+    prepare,
+    read_source,
+    rows_in_pass,
+    scored_rows,
+)
 from headtohead.study.results import check_earlier, write_results
 from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
 from headtohead.study.supervisor import Supervisor
@@ -80,9 +89,6 @@ def basis_of(
     plan: Study, arms: dict[str, Matched], data: dict[str, Any], folder: Path, rates: RatesStudy | None
 ) -> Basis:
     """What the runs share, with the rows that a pass makes under each seed."""
-    from headtohead.data.shards import ExampleStore
-    from headtohead.study.training import rows_in_pass
-
     if data["vocabulary"] != vocabulary(plan):
         raise UserError(
             f"the tokenizer has {data['vocabulary']} tokens where data.vocabulary says {vocabulary(plan)}"

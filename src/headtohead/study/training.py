@@ -17,7 +17,8 @@ from typing import Any
 
 import safetensors.torch
 
-from headtohead.data.layouts import Layout, Ledger, plan_rows
+from headtohead.data.layouts import Layout, Ledger
+from headtohead.data.packing import plan_rows
 from headtohead.data.shards import Example, ExampleStore, order
 from headtohead.data.tokenizers import Tokenizer, load_tokenizer
 from headtohead.errors import UserError
@@ -102,16 +103,6 @@ class Rows:
                 return tuple(self.store[i] for i in self.planned(epoch)[number])
             number -= self.per_pass[epoch]
             epoch += 1
-
-
-def rows_in_pass(store: ExampleStore, seed: int, row: int, side: int) -> int:
-    """How many rows one pass over a store makes under a seed.
-
-    Raises:
-        UserError: an example fits in no row.
-    """
-    numbers = order(len(store), seed, 0)
-    return len(plan_rows(store.lengths_in, store.lengths_out, numbers, row=row, side=side))
 
 
 def trained(

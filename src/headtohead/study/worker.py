@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headtohead.errors import UserError
+from headtohead.errors import Interrupted, UserError
 from headtohead.files import FolderLock, read_json, write_atomic
 from headtohead.study.processes import PARENT, end_with_parent, wait_for
 
@@ -72,10 +72,14 @@ def claimed(folder: Path, seconds: float) -> FolderLock:
 
 def _run(folder: Path, description: dict[str, Any]) -> None:
     from headtohead.study.training import trained  # torch: only here, so that all refusals above are quick
+    from headtohead.train.loop import Stopped
 
     began = time.monotonic()
     report = _Progress(folder, description)
-    result, weights, seconds = trained(folder, description, report)
+    try:
+        result, weights, seconds = trained(folder, description, report)
+    except Stopped as stop:
+        raise Interrupted(f"{stop}; go on with: headtohead run {folder}") from None
     if weights is not None:
         write_atomic(folder / "model.safetensors", weights)
         write_atomic(folder / "architecture.json", _json(description["architecture"]))

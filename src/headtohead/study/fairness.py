@@ -1,0 +1,139 @@
+"""What two arms of a contrast differ in, from what their runs really were and consumed, against what the
+study declared.
+
+A contrast whose runs differ in something that was not written down first is no evidence on its factor: the
+page refuses it, with the name of the dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headtohead.study.plan import DIMENSIONS
+
+NEAR = 0.01
+"""Parameters and FLOPs that are nearer than this share count as equal: sizes are whole numbers."""
+
+SAME_ALWAYS = {
+    "corpus_sha256": "the text",
+    "tokenizer_sha256": "the tokenizer",
+    "version": "the version of headtohead",
+    "torch": "the version of torch",
+    "dtype": "the precision",
+    "compiled": "whether the network is compiled",
+}
+"""Of a run's identity: what no study may declare to differ, and neither the examples read and scored."""
+
+CONSUMED = ("examples", "bytes_shown", "documents_seen", "steps")
+
+
+@dataclass(frozen=True)
+class Undeclared:
+    """One dimension in which the two arms of a contrast differ although the study doesn't say so."""
+
+    contrast: str
+    dimension: str
+    sentence: str
+
+
+def undeclared_differences(
+    results: Sequence[Mapping[str, Any]], study: Mapping[str, Any], rung: str = "full"
+) -> list[Undeclared]:
+    """Every undeclared difference of every contrast, each dimension once.
+
+    Args:
+        results: lines of results.jsonl; finished runs of `rung` are compared, seed by seed.
+        study: as it stands in plan.json.
+    """
+    runs = {(r["arm"], r["seed"]): r for r in results if r["status"] == "finished" and r["rung"] == rung}
+    supervise = {arm["key"]: arm["supervise"] for arm in study["arms"]}
+    found: list[Undeclared] = []
+    for contrast in study["contrasts"]:
+        first, second, name = contrast["from"], contrast["to"], contrast["name"]
+        allowed = {*study["declared_differences"], *contrast["declares"]}
+        seen: set[str] = set()
+        for seed in study["seeds"]:
+            pair = runs.get((first, seed)), runs.get((second, seed))
+            if pair[0] is None or pair[1] is None:
+                continue
+            for dimension, one, two in _differences(pair[0], pair[1], supervise[first], supervise[second]):
+                if dimension not in allowed and dimension not in seen:
+                    seen.add(dimension)
+                    found.append(Undeclared(name, dimension, _sentence(first, second, dimension, one, two)))
+    return found
+
+
+def _sentence(first: str, second: str, dimension: str, one: Any, two: Any) -> str:
+    what = DIMENSIONS.get(dimension) or SAME_ALWAYS.get(dimension) or dimension.replace("_", " ")
+    end = "the study does not declare it" if dimension in DIMENSIONS else "no comparison may"
+    return f"{first} and {second} differ in {what} ({_said(one)} and {_said(two)}), and {end}"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        text = str(value)
+        return text if len(text) <= 60 else f"{text[:57]}…"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _differences(
+    a: Mapping[str, Any], b: Mapping[str, Any], a_supervise: str, b_supervise: str
+) -> Iterator[tuple[str, Any, Any]]:
+    """(dimension, value of a, value of b) wherever two runs of one seed differ."""
+    for key in SAME_ALWAYS:
+        if a["identity"].get(key) != b["identity"].get(key):
+            yield key, a["identity"].get(key), b["identity"].get(key)
+    if (a["documents"]["names"], a["documents"]["bytes"]) != (
+        b["documents"]["names"],
+        b["documents"]["bytes"],
+    ):
+        yield "the text that is scored", a["documents"]["bytes"], b["documents"]["bytes"]
+    for key in CONSUMED:
+        if a["ledger"][key] != b["ledger"][key]:
+            yield key, a["ledger"][key], b["ledger"][key]
+    for key in ("tokens_supervised", "tokens_padding", "visible_pairs"):
+        if a["ledger"][key] != b["ledger"][key]:
+            yield key, a["ledger"][key], b["ledger"][key]
+    for key, one, two in (
+        ("flops", a["ledger"]["flops"], b["ledger"]["flops"]),
+        ("parameters", a["parameters"], b["parameters"]),
+    ):
+        if abs(one - two) > NEAR * min(one, two):
+            yield key, one, two
+    if a_supervise != b_supervise:
+        yield "supervision", a_supervise, b_supervise
+    one, two = _network(a["description"]), _network(b["description"])
+    yield from ((key, one[key], two[key]) for key in one if one[key] != two[key])
+    yield from _recipes(a["recipe"], b["recipe"])
+
+
+def _network(description: Mapping[str, Any]) -> dict[str, Any]:
+    """An architecture's dump by dimension."""
+    layers = [layer for stream in description["streams"] for layer in stream["layers"]]
+    sees = {
+        f"{stream['name']} -> {read['keys']}": (read["visibility"], read["merged"])
+        for stream in description["streams"]
+        for layer in stream["layers"]
+        for read in layer["reads"]
+    }
+    return {
+        "depth": sum(layer["repeat"] for layer in layers),
+        "d_ff": sorted({layer["d_ff"] for layer in layers}),
+        "d_model": description["d_model"],
+        "heads": (description["heads"], description["d_head"]),
+        "norms": description["norms"],
+        "positions": (description["positions"], description["rope_base"]),
+        "sharing": len(description["streams"]),
+        "visibility": sees,
+    }
+
+
+def _recipes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for key in dict.fromkeys((*a, *b)):
+        if a.get(key) != b.get(key):
+            if key == "learning_rate":
+                yield key, a.get(key), b.get(key)
+            else:
+                yield "recipe", f"{key} = {a.get(key)}", f"{key} = {b.get(key)}"
