@@ -188,8 +188,8 @@ def _planned(study: Mapping[str, Any]) -> list[_Planned]:
         chain = [by_name[name] for name in claim["contrasts"]]
         if len(chain) != 2 or chain[0]["to"] != chain[1]["from"]:
             raise UserError(
-                f"claim '{claim['key']}': rule 'edge-goes-away' needs two contrasts, the second going on from "
-                "the arm the first goes to"
+                f"claim '{claim['key']}': rule 'edge-goes-away' needs two contrasts, the second going on "
+                "from the arm the first goes to"
             )
         contrast = Contrast(_edge(claim), chain[0]["from"], chain[1]["to"])
         if contrast.name not in {p.contrast.name for p in planned}:
