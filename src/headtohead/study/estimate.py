@@ -10,7 +10,9 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -95,25 +97,17 @@ def show(
         f"{train['examples']:,} training examples of {tokens:,} tokens ({data['bytes_per_token']:.2f} bytes "
         f"of output a token), {min(rows.values()):,} rows; a full run takes {steps:,} steps."
     )
-    console.print(_match_table(plan, basis, arms))
-    console.print(_runs_table(runs, workers))
+    for table, note in (_match(plan, basis, arms), _runs(runs, workers)):
+        console.print()
+        console.print(table)
+        console.print(note)
 
 
-def _match_table(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> Table:
-    table = Table(title="The arms, and what differs between them", title_justify="left")
-    for name in (
-        "arm",
-        "layers",
-        "d_ff",
-        "parameters",
-        "mismatch",
-        "training",
-        "prefill",
-        "decode",
-        "cache",
-        "loss on",
-    ):
-        table.add_column(name, justify="left" if name in ("arm", "loss on") else "right")
+def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Table, str]:
+    table = _table("The arms, and what differs between them")
+    columns = ("arm", "layers", "d_ff", "params", "off by", "loss", "train", "read", "write", "cache")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("arm", "loss") else "right", no_wrap=True)
     typical = basis.typical
     for key, matched in arms.items():
         network = matched.architecture
@@ -124,31 +118,33 @@ def _match_table(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> Tabl
             "+".join(map(str, network.depths)),
             widths,
             f"{matched.parameters['total']:,}",
-            "" if matched.mismatch is None else f"{matched.mismatch:+.2%} of {matched.matched_to}",
-            f"{cost['training'] / 1e6:,.0f} M",
-            f"{cost['prefill'] / 1e6:,.1f} M",
-            f"{cost['decode_per_token'] / 1e6:,.2f} M",
-            f"{cache_bytes(network, *typical) / 1024:,.0f} KiB",
-            "every token" if matched.arm.supervise == "all" else "the output",
+            "" if matched.mismatch is None else f"{matched.mismatch:+.2%}",
+            "all" if matched.arm.supervise == "all" else "output",
+            f"{cost['training'] / 1e6:,.0f}M",
+            f"{cost['prefill'] / 1e6:,.0f}M",
+            f"{cost['decode_per_token'] / 1e6:,.1f}M",
+            f"{cache_bytes(network, *typical) / 1024:,.0f}K",
         )
-    table.caption = (
-        f"for one example of {typical[0]} + {typical[1]} tokens: FLOPs of training, of reading the input, "
-        f"of writing one token; cache in bf16. Declared differences: "
-        f"{', '.join(plan.declared_differences) or 'none'}"
+    targets = {matched.matched_to for matched in arms.values() if matched.matched_to}
+    note = (
+        f"Parameters are brought to those of {' and '.join(sorted(targets)) or 'no other arm'}, within 1 %. "
+        f"Per example of {typical[0]} + {typical[1]} tokens: FLOPs to train, to read the input, to write one "
+        f"token; bytes of cache in bf16. Declared to differ: "
+        f"{', '.join(plan.declared_differences) or 'nothing'}."
     )
-    return table
+    return table, note
 
 
-def _runs_table(runs: Sequence[Run], workers: int) -> Table:
+def _runs(runs: Sequence[Run], workers: int) -> tuple[Table, str]:
     matmul = matmul_rate()
     rate = matmul * SHARE
 
     def seconds(run: Run) -> float:
         return START_SECONDS + run.cost * (1 + SCORED) / rate
 
-    table = Table(title=f"The runs, {workers} side by side", title_justify="left")
+    table = _table(f"The runs, {workers} side by side")
     for name in ("rung", "arm", "runs", "steps", "FLOPs each", "time each"):
-        table.add_column(name, justify="left" if name in ("rung", "arm") else "right")
+        table.add_column(name, justify="left" if name in ("rung", "arm") else "right", no_wrap=True)
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.rung, run.arm), []).append(run)
@@ -169,9 +165,14 @@ def _runs_table(runs: Sequence[Run], workers: int) -> Table:
         free[0] += seconds(run)
         ends[run.rung] = max(ends.get(run.rung, 0.0), free[0])
     told = ", ".join(f"{rung} done after about {duration(end)}" for rung, end in ends.items())
-    table.caption = (
+    note = (
         f"{told}. An estimate: {matmul / 1e9:.0f} GFLOP/s of fp32 matrix products in one thread, measured "
         f"just now; {SHARE:.0%} of it assumed for training, {SCORED:.0%} more time for scoring, "
         f"{START_SECONDS:.0f} s for each start."
     )
-    return table
+    return table, note
+
+
+def _table(title: str) -> Table:
+    look: Any = {"box": box.SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True, "show_edge": False}
+    return Table(title=title, title_justify="left", title_style="bold", **look)
