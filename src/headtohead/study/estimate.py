@@ -119,7 +119,7 @@ def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Tabl
             widths,
             f"{matched.parameters['total']:,}",
             "" if matched.mismatch is None else f"{matched.mismatch:+.2%}",
-            "all" if matched.arm.supervise == "all" else "output",
+            "all" if matched.arm.supervise == "all" else "out",
             f"{cost['training'] / 1e6:,.0f}M",
             f"{cost['prefill'] / 1e6:,.0f}M",
             f"{cost['decode_per_token'] / 1e6:,.1f}M",
@@ -174,5 +174,5 @@ def _runs(runs: Sequence[Run], workers: int) -> tuple[Table, str]:
 
 
 def _table(title: str) -> Table:
-    look: Any = {"box": box.SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True, "show_edge": False}
+    look: Any = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0), "show_edge": False}
     return Table(title=title, title_justify="left", title_style="bold", **look)
