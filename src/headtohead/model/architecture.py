@@ -11,7 +11,6 @@ A description is frozen, refuses unknown keys, and is what a run writes down and
 from __future__ import annotations
 
 import difflib
-from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -102,7 +101,7 @@ class Stream(Frozen):
     holds: Literal["input", "output", "both"]
     layers: tuple[Layer, ...] = Field(min_length=1)
 
-    @cached_property
+    @property
     def expanded(self) -> tuple[Layer, ...]:
         """One entry for each layer, repeats written out."""
         return tuple(layer for layer in self.layers for _ in range(layer.repeat))
@@ -136,6 +135,7 @@ class Architecture(Frozen):
             seen.append(stream.name)
             for layer in stream.layers:
                 _check_layer(layer, stream.name, seen)
+                self._check_heads(layer, stream.name)
         if self.streams[-1].holds == "input":
             raise ValueError("the last stream predicts, so it must hold the output or both")
         if len(self.streams) == 1 and self.streams[0].holds != "both":
@@ -145,6 +145,14 @@ class Architecture(Frozen):
         ):
             raise ValueError(f"stream '{self.streams[1].name}' never reads stream '{self.streams[0].name}'")
         return self
+
+    def _check_heads(self, layer: Layer, stream: str) -> None:
+        for read in layer.reads:
+            if read.visibility.shares > self.heads:
+                raise ValueError(
+                    f"stream '{stream}': '{read.visibility}' parts {self.heads} heads among "
+                    f"{read.visibility.shares} rules: each needs a head at least"
+                )
 
     @property
     def output_stream(self) -> Stream:
@@ -170,10 +178,7 @@ class Architecture(Frozen):
             streams = [_with_depth(s, n) for s, n in zip(streams, sizes.pop("depths"), strict=True)]
         if "d_ff" in sizes:
             d_ff = sizes.pop("d_ff")
-            streams = [
-                s.model_copy(update={"layers": tuple(x.model_copy(update={"d_ff": d_ff}) for x in s.layers)})
-                for s in streams
-            ]
+            streams = [_with_layers(s, [Layer(reads=x.reads, d_ff=d_ff, repeat=x.repeat) for x in s.layers]) for s in streams]
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return Architecture(**{**fields, "streams": tuple(streams), **sizes})
 
@@ -191,8 +196,13 @@ def _check_layer(layer: Layer, stream: str, known: list[str]) -> None:
 def _with_depth(stream: Stream, depth: int) -> Stream:
     if len(stream.layers) != 1:
         raise ValueError(f"stream '{stream.name}' has a pattern of {len(stream.layers)} layers: its depth can't be set")
-    fresh = Stream(name=stream.name, holds=stream.holds, layers=(stream.layers[0].model_copy(update={"repeat": depth}),))
-    return fresh
+    (layer,) = stream.layers
+    return _with_layers(stream, [Layer(reads=layer.reads, d_ff=layer.d_ff, repeat=depth)])
+
+
+def _with_layers(stream: Stream, layers: list[Layer]) -> Stream:
+    """Built anew, not copied: a copy is not validated."""
+    return Stream(name=stream.name, holds=stream.holds, layers=tuple(layers))
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -65,6 +65,11 @@ class Visibility:
     def differs_by_head(self) -> bool:
         return False
 
+    @property
+    def shares(self) -> int:
+        """Among how many rules the heads are parted, at most."""
+        return 1
+
     def __and__(self, other: Visibility) -> Visibility:
         return Both(self, other)
 
@@ -158,6 +163,10 @@ class Both(Visibility):
     def differs_by_head(self) -> bool:
         return self.left.differs_by_head or self.right.differs_by_head
 
+    @property
+    def shares(self) -> int:
+        return max(self.left.shares, self.right.shares)
+
     def __str__(self) -> str:
         left = f"({self.left})" if isinstance(self.left, Either) else str(self.left)
         # & and | bind to the left: a right side of the same kind needs its brackets to be read back as it is.
@@ -178,6 +187,10 @@ class Either(Visibility):
     @property
     def differs_by_head(self) -> bool:
         return self.left.differs_by_head or self.right.differs_by_head
+
+    @property
+    def shares(self) -> int:
+        return max(self.left.shares, self.right.shares)
 
     def __str__(self) -> str:
         right = f"({self.right})" if isinstance(self.right, Either) else str(self.right)
@@ -201,6 +214,10 @@ class ByHead(Visibility):
     @property
     def differs_by_head(self) -> bool:
         return True
+
+    @property
+    def shares(self) -> int:
+        return max(len(self.rules), *(rule.shares for rule in self.rules))
 
     def __str__(self) -> str:
         return f"by_head({', '.join(map(str, self.rules))})"
