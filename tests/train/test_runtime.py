@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ import torch
 from tests.train import small
 
 from headtohead.train import runtime
-from headtohead.train.runtime import Runtime, compiled_or_eager, configure
+from headtohead.train.compiling import compiled_or_eager
+from headtohead.train.runtime import Runtime, configure
 
 COMPILED = Runtime(threads=1, precision="fp32", compiled=True, torch=torch.__version__)
 
@@ -68,23 +72,83 @@ def test_without_python_headers_the_run_is_eager(monkeypatch: pytest.MonkeyPatch
     assert runtime.missing_for_compile() == "there are no Python headers (Python.h) to compile against"
 
 
-def test_a_failing_compilation_is_tried_again_apart_then_eager() -> None:
-    told: list[str] = []
-    failures = [RuntimeError("half-written library\nand a page of output")]
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
 
-    def passes_after() -> None:
+
+def where_compiled(folders: list[Path], failures: list[Exception]) -> Callable[[], None]:
+    """A pass that notes torch's cache, leaves a library there, and fails while there are failures."""
+
+    def one_pass() -> None:
+        folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        folders.append(folder)
+        assert [path.name for path in folder.glob("compiling-*")] == [f"compiling-{os.getpid()}"]
+        (folder / "library.so").touch()
         if failures:
             raise failures.pop()
 
-    assert compiled_or_eager(COMPILED, passes_after, told.append) == COMPILED
-    assert told == [] and "headtohead-compile-" in os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    return one_pass
+
+
+def test_a_failing_compilation_is_tried_again_apart_then_eager(temporary: Path) -> None:
+    told: list[str] = []
+    folders: list[Path] = []
+    failures: list[Exception] = [RuntimeError("half-written library\nand a page of output")]
+    one_pass = where_compiled(folders, failures)
+    found = compiled_or_eager(COMPILED, one_pass, told.append)
+    assert found.compiled and found.simd and told == []
+    assert len(set(folders)) == 2 and {folder.parent for folder in folders} == {temporary}
 
     failures += [RuntimeError("no luck\nat all"), RuntimeError("half-written library")]
-    assert not compiled_or_eager(COMPILED, passes_after, told.append).compiled
-    assert told == ["compiling the network failed (no luck): the run is eager"]
+    eager: list[None] = []
+    assert not compiled_or_eager(
+        COMPILED, lambda: one_pass() if failures else eager.append(None), told.append
+    ).compiled
+    assert told == ["compiling the network failed (no luck): the run is eager"] and len(eager) == 1
+    assert not list(temporary.rglob("compiling-*"))
 
 
-def test_an_error_that_is_not_the_compiler_s_comes_through() -> None:
+def test_what_the_dead_have_left_is_not_loaded(temporary: Path) -> None:
+    folders: list[Path] = []
+    one_pass = where_compiled(folders, [])
+    compiled_or_eager(COMPILED, one_pass)
+    compiled_or_eager(COMPILED, one_pass)
+    shared = folders[0]
+    assert folders == [shared, shared] and shared.stat().st_mode & 0o777 == 0o700
+    (shared / "half.so").touch()
+    (shared / "compiling-99999").touch()
+    compiled_or_eager(COMPILED, one_pass)
+    assert folders[2] == shared and not (shared / "half.so").exists()
+
+    (shared / "half.so").touch()
+    (shared / "compiling-99999").touch()
+    with open(shared / "compiling-99998", "w") as at_work:
+        fcntl.flock(at_work, fcntl.LOCK_EX)
+        compiled_or_eager(COMPILED, one_pass)
+    assert folders[3] != shared and (shared / "half.so").exists()
+
+
+def test_what_others_could_have_compiled_is_not_loaded(temporary: Path) -> None:
+    folders: list[Path] = []
+    compiled_or_eager(COMPILED, where_compiled(folders, []))
+    folders[0].chmod(0o777)
+    compiled_or_eager(COMPILED, where_compiled(folders, []))
+    assert folders[1] != folders[0]
+
+
+def test_a_cache_the_user_named_is_used_and_never_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    folders: list[Path] = []
+    for _ in range(2):
+        compiled_or_eager(COMPILED, where_compiled(folders, []))
+    assert folders == [tmp_path / "headtohead-compiled"] * 2
+
+
+def test_an_error_that_is_not_the_compiler_s_comes_through(temporary: Path) -> None:
     def broken() -> None:
         raise KeyError("a bug")
 

@@ -8,10 +8,9 @@ import platform
 import shutil
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +34,8 @@ class Runtime:
     precision: Literal["bf16", "fp32"]
     compiled: bool
     torch: str
+    simd: str | None = None
+    """Vector instructions that a compiled network uses; known once it is compiled."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass: bf16 matrix products over fp32 master weights, or nothing."""
@@ -83,37 +84,6 @@ def missing_for_compile() -> str | None:
     if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
         return "there are no Python headers (Python.h) to compile against"
     return None
-
-
-def compiled_or_eager(
-    runtime: Runtime, one_pass: Callable[[], object], notice: Notice = to_stderr
-) -> Runtime:
-    """Make ``one_pass`` (forward and backward), which compiles the network, and say whether that worked.
-
-    A process killed while the linker wrote leaves a half-written library in torch's cache, and every later
-    run
-    would fail on it: a second attempt is made with a cache of its own before the run becomes eager. An
-    error that is not the compiler's is raised by the eager pass.
-    """
-    if not runtime.compiled:
-        return runtime
-    for last_attempt in (False, True):
-        try:
-            one_pass()
-            return runtime
-        except Exception as error:
-            if last_attempt:
-                reason = str(error).strip().partition("\n")[0] or type(error).__name__
-                notice(f"compiling the network failed ({reason}): the run is eager")
-                break
-        from torch._inductor.utils import clear_caches
-
-        torch.compiler.reset()
-        clear_caches()
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="headtohead-compile-")
-    torch.compiler.set_stance("force_eager")
-    one_pass()
-    return replace(runtime, compiled=False)
 
 
 def tune_allocator() -> bool:
