@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 SENTENCE = """
-the people of this nation have given to their government a great trust and we must keep it with honor before all
-the world in peace or war for every year brings new duties that no congress can leave undone
+the people of this nation have given to their government a great trust and we must keep it with honor before
+all the world in peace or war for every year brings new duties that no congress can leave undone
 """
 
 STUDY = """

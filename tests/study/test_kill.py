@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def gone(out: Path, seconds: float) -> bool:
 
 
 def killed(kind: str, kills: int, file: Path, text: Path, out: Path, moments: random.Random) -> int:
-    """Run a study to its end, killing parent, worker or group at random moments on the way; how often it was."""
+    """Run a study to its end, killing parent, worker or group at random moments; how often it was."""
     done: dict[str, int] = {}
     count = 0
     while True:
@@ -132,36 +133,59 @@ def killed(kind: str, kills: int, file: Path, text: Path, out: Path, moments: ra
             return count
 
 
-def same_as_uninterrupted(kind: str, kills: int, compare: bool, folder: Path, seed: int) -> None:
+@dataclass(frozen=True)
+class Uninterrupted:
+    """A study that nobody killed."""
+
+    file: Path
+    text: Path
+    out: Path
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """A search of learning rates: ten runs, no page."""
+    folder = tmp_path_factory.mktemp("search")
+    _, file, text = write_study(folder)
+    finish(file, text, folder / "out")
+    return Uninterrupted(file, text, folder / "out")
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """A comparison, with its page."""
+    folder = tmp_path_factory.mktemp("comparison")
+    file, _, text = write_study(folder)
+    finish(file, text, folder / "out")
+    return Uninterrupted(file, text, folder / "out")
+
+
+def same_as(plain: Uninterrupted, kind: str, kills: int, folder: Path, seed: int) -> None:
+    """Kill the study `kills` times, in as many studies as it takes; each ends as `plain` did."""
     moments = random.Random(f"{kind} {seed}")
-    study, rates, text = write_study(folder)
-    file = study if compare else rates
-    plain = folder / "plain"
-    finish(file, text, plain)
     count = attempt = 0
     while count < kills:
         attempt += 1
         assert attempt <= 2 * kills, "the study is too short to be killed"
         out = folder / f"killed-{attempt}"
         with Watch(out) as watch:
-            count += killed(kind, kills - count, file, text, out, moments)
-        assert not watch.doubled and watch.looks
-        assert len(weights(out)) == len(finished(out)) == len(finished(plain))
-        assert weights(out) == weights(plain)
-        assert (out / "results.jsonl").read_bytes() == (plain / "results.jsonl").read_bytes()
+            count += killed(kind, kills - count, plain.file, plain.text, out, moments)
+        assert not watch.doubled
+        assert watch.looks
+        assert len(weights(out)) == len(finished(out)) == len(finished(plain.out))
+        assert weights(out) == weights(plain.out)
+        assert (out / "results.jsonl").read_bytes() == (plain.out / "results.jsonl").read_bytes()
         assert not list(out.glob("runs/*/checkpoints"))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["parent", "worker", "group"])
-def test_killed_twice(kind: str, tmp_path: Path) -> None:
-    """A search of learning rates: ten runs, no page."""
-    same_as_uninterrupted(kind, 2, compare=False, folder=tmp_path, seed=1)
+def test_killed_twice(kind: str, search: Uninterrupted, tmp_path: Path) -> None:
+    same_as(search, kind, 2, tmp_path, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", ["parent", "worker", "group"])
-def test_killed_ten_times(kind: str, tmp_path: Path) -> None:
-    """A comparison, with its page."""
-    same_as_uninterrupted(kind, 10, compare=True, folder=tmp_path, seed=int(os.environ.get("SEED", "1")))
+def test_killed_ten_times(kind: str, comparison: Uninterrupted, tmp_path: Path) -> None:
+    same_as(comparison, kind, 10, tmp_path, seed=int(os.environ.get("SEED", "1")))
