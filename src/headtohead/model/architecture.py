@@ -1,9 +1,9 @@
 """What a network is, before anything is built: streams of tokens, and who reads whom.
 
-A network is one or two **streams**. Each layer of a stream lists its **reads**: attention to a key stream (its own,
-or an earlier one's final states) under a visibility, in a softmax of its own or merged with the read before it.
-Causal and prefix decoders, encoder-decoders with any encoder, merged attention (T5Gemma 2) and block double
-decoders are all descriptions of this one form; none of them is a class.
+A network is one or two **streams**. Each layer of a stream lists its **reads**: attention to a key stream
+(its own, or an earlier one's final states) under a visibility, in a softmax of its own or merged with the
+read before it. Causal and prefix decoders, encoder-decoders with any encoder, merged attention (T5Gemma 2)
+and block double decoders are all descriptions of this one form; none of them is a class.
 
 A description is frozen, refuses unknown keys, and is what a run writes down and is built from again.
 """
@@ -66,8 +66,8 @@ class Norms(Frozen):
 class Read(Frozen):
     """One attention: the stream whose tokens are keys and values, and who of them is seen.
 
-    `merged`: in one softmax with the read before it in the same layer, with that read's weights (T5Gemma 2), instead
-    of a sublayer of its own.
+    `merged`: in one softmax with the read before it in the same layer, with that read's weights (T5Gemma 2),
+    instead of a sublayer of its own.
     """
 
     keys: str
@@ -112,7 +112,7 @@ class Stream(Frozen):
 
 
 class Architecture(Frozen):
-    """A network's description. See the module's text; `parameters`, `flops` and cache bytes are in `budget.py`."""
+    """A network's description: see the module's text. What it costs is in `budget.py`."""
 
     name: str
     d_model: PositiveInt
@@ -139,7 +139,9 @@ class Architecture(Frozen):
         if self.streams[-1].holds == "input":
             raise ValueError("the last stream predicts, so it must hold the output or both")
         if len(self.streams) == 1 and self.streams[0].holds != "both":
-            raise ValueError(f"a single stream must hold both input and output, not '{self.streams[0].holds}'")
+            raise ValueError(
+                f"a single stream must hold both input and output, not '{self.streams[0].holds}'"
+            )
         if len(self.streams) == 2 and not any(
             read.keys == self.streams[0].name for layer in self.streams[1].layers for read in layer.reads
         ):
@@ -172,13 +174,16 @@ class Architecture(Frozen):
         return next(stream for stream in self.streams if stream.name == name)
 
     def resized(self, **sizes: Any) -> Architecture:
-        """The same network at other sizes: `d_ff` sets every layer's, `depths` repeats one-layer streams, others by name."""
+        """The same network at other sizes, by name; `d_ff` is every layer's, `depths` the repeats."""
         streams = list(self.streams)
         if "depths" in sizes:
             streams = [_with_depth(s, n) for s, n in zip(streams, sizes.pop("depths"), strict=True)]
         if "d_ff" in sizes:
             d_ff = sizes.pop("d_ff")
-            streams = [_with_layers(s, [Layer(reads=x.reads, d_ff=d_ff, repeat=x.repeat) for x in s.layers]) for s in streams]
+            streams = [
+                _with_layers(s, [Layer(reads=x.reads, d_ff=d_ff, repeat=x.repeat) for x in s.layers])
+                for s in streams
+            ]
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return Architecture(**{**fields, "streams": tuple(streams), **sizes})
 
@@ -189,13 +194,16 @@ def _check_layer(layer: Layer, stream: str, known: list[str]) -> None:
     for read in layer.reads:
         if read.keys not in known:
             raise ValueError(
-                f"stream '{stream}' reads '{read.keys}': a stream reads itself or an earlier one ({', '.join(known)})"
+                f"stream '{stream}' reads '{read.keys}': a stream reads itself or an earlier one "
+                f"({', '.join(known)})"
             )
 
 
 def _with_depth(stream: Stream, depth: int) -> Stream:
     if len(stream.layers) != 1:
-        raise ValueError(f"stream '{stream.name}' has a pattern of {len(stream.layers)} layers: its depth can't be set")
+        raise ValueError(
+            f"stream '{stream.name}' has a pattern of {len(stream.layers)} layers: its depth can't be set"
+        )
     (layer,) = stream.layers
     return _with_layers(stream, [Layer(reads=layer.reads, d_ff=layer.d_ff, repeat=depth)])
 
@@ -205,7 +213,7 @@ def _with_layers(stream: Stream, layers: list[Layer]) -> Stream:
     return Stream(name=stream.name, holds=stream.holds, layers=tuple(layers))
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Families: the shapes of description that presets are made of.
 
 
@@ -231,7 +239,7 @@ def two_stacks(name: str, encoder: str, *, depths: tuple[int, int], d_ff: int, *
     return Architecture(name=name, streams=streams, **sizes)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Presets: the published table (RedLLM, arXiv 2510.26622, Table 1) and laptop sizes in the same proportions.
 
 DECLLM_NORMS = Norms(query_key=True, value=True, output=False)

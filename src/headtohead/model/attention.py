@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from headtohead.model.architecture import Architecture
 from headtohead.model.positions import rotate
 
-
 HIDDEN = -1e9
 """Added to the score of a key that isn't seen: its weight is then exactly 0, and no row becomes NaN."""
 
@@ -20,8 +19,8 @@ HIDDEN = -1e9
 class Mask(NamedTuple):
     """One sublayer's mask in the forms that the kernels want, made once a batch and shared by its layers.
 
-    visible (B, 1 or H, Tq, Tk) Boolean; added: the same as 0 or `HIDDEN`, fp32; sees (B, 1 or H, Tq, 1) Boolean:
-    whether the query sees anything at all.
+    visible (B, 1 or H, Tq, Tk) Boolean; added: the same as 0 or `HIDDEN`, fp32; sees (B, 1 or H, Tq, 1)
+    Boolean: whether the query sees anything at all.
     """
 
     visible: Tensor
@@ -37,8 +36,8 @@ class Mask(NamedTuple):
 def attend_reference(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
     """Softmax attention as the formula says, with its weights.
 
-    q (B, H, Tq, d_head), k and v (B, H, Tk, d_head). The softmax is in fp32.
-    Returns the output (B, H, Tq, d_head) and the weights (B, H, Tq, Tk). A query that sees nothing gets zeros.
+    q (B, H, Tq, d_head), k and v (B, H, Tk, d_head). The softmax is in fp32. Returns the output
+    (B, H, Tq, d_head) and the weights (B, H, Tq, Tk). A query that sees nothing gets zeros.
     """
     scores = (q @ k.transpose(-2, -1)).float() / q.shape[-1] ** 0.5
     weights = scores.masked_fill(~mask.visible, float("-inf")).softmax(dim=-1)
@@ -49,8 +48,8 @@ def attend_reference(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> tuple[Tenso
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     """The same output, fast. Shapes as in `attend_reference`.
 
-    On a CPU two matrix products around a softmax take 0.4 of the time of PyTorch's fused kernel (forward and backward,
-    bf16, 256 × 256, one thread); elsewhere that kernel is the one to use.
+    On a CPU two matrix products around a softmax take 0.4 of the time of PyTorch's fused kernel (forward and
+    backward, bf16, 256 × 256, one thread); elsewhere that kernel is the one to use.
     """
     if q.device.type == "cpu":
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + mask.added  # fp32 from here: `added` is
@@ -61,13 +60,13 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
 
 
 def attend_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-    """PyTorch's scaled-dot-product kernel. What it gives a query that sees nothing is to be dropped by the caller."""
+    """PyTorch's scaled-dot-product kernel. The caller drops what it gives a query that sees nothing."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.visible | ~mask.sees)
 
 
 @dataclass
 class LayerCache:
-    """Keys and values of one read, for `capacity` tokens of which `length` are filled: (B, H, capacity, d_head)."""
+    """Keys and values (B, H, capacity, d_head) of one read, of which `length` tokens are filled."""
 
     keys: Tensor
     values: Tensor
@@ -90,7 +89,7 @@ class LayerCache:
 
 @dataclass
 class KeySource:
-    """What one read reads: new states of its key stream (B, T, d) or none, their rotation, and the read's cache."""
+    """What one read reads: new states (B, T, d) of its key stream or none, their rotation, and its cache."""
 
     states: Tensor | None
     turned: Tensor | None

@@ -37,8 +37,9 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer of a stream: its attention sublayers in order, then the feed-forward, each after a norm and with a
-    residual connection."""
+    """One layer of a stream: its attention sublayers in order, then the feed-forward, each after a norm and
+    with a residual connection.
+    """
 
     def __init__(self, architecture: Architecture, layer: Layer) -> None:
         super().__init__()
@@ -59,8 +60,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, list[Tensor | None]]:
         """x (B, T, d) -> (B, T, d), and each sublayer's weights if `reference`.
 
-        `sources[s][r]` is what read r of sublayer s reads; where `own[s][r]`, its states are this stream's, normed
-        here. `masks[s]` covers the sublayer's reads side by side.
+        `sources[s][r]` is what read r of sublayer s reads; where `own[s][r]`, its states are this stream's,
+        normed here. `masks[s]` covers the sublayer's reads side by side.
         """
         weights: list[Tensor | None] = []
         for attention, norm, reads, mine, mask in zip(
@@ -91,8 +92,8 @@ def initialise(model: nn.Module, architecture: Architecture, seed: int) -> None:
     norm weights                  1
     ============================  =======================================
 
-    With the final norm the logits start at a spread of 0.4 whatever the width, so the initial loss is ln V + 0.08;
-    `layers` are those of the deepest stream. Parameters are visited in the order of their names.
+    With the final norm the logits start at a spread of 0.4 whatever the width, so the initial loss is ln V +
+    0.08; `layers` are those of the deepest stream. Parameters are visited in the order of their names.
     """
     generator = torch.Generator().manual_seed(seed)
     depth = max(architecture.depths)

@@ -13,7 +13,7 @@ PLACES_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class LossSums:
-    """Sums over the supervised tokens of a batch. Divide once, by the weight of everything that one update sees.
+    """Sums over the supervised tokens of a batch: divide once, by the weight of all that one update sees.
 
     total: nats + z_loss · z, differentiable; nats: Σ -ln p(target); z: Σ (ln Z)²; weight: how many tokens.
     """
@@ -36,7 +36,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         grad_h = torch.empty_like(h) if wanted else None
         grad_e = torch.zeros_like(embedding) if wanted else None
-        nats = torch.zeros((), dtype=torch.float64 if h.dtype == torch.float64 else torch.float32, device=h.device)
+        nats = torch.zeros(
+            (), dtype=torch.float64 if h.dtype == torch.float64 else torch.float32, device=h.device
+        )
         z = torch.zeros_like(nats)
         for start in range(0, h.shape[0], PLACES_AT_ONCE):
             part, goal = h[start : start + PLACES_AT_ONCE], targets[start : start + PLACES_AT_ONCE, None]

@@ -26,8 +26,8 @@ from headtohead.model.visibility import Coordinates, Visibility
 class Cache:
     """What decoding keeps: the coordinates of every token so far by stream, and keys and values by read.
 
-    Masks come from the coordinates, so rows may be ragged and padded: a later token is appended at the end, and its
-    position, not its place, says where it stands.
+    Masks come from the coordinates, so rows may be ragged and padded: a later token is appended at the end,
+    and its position, not its place, says where it stands.
     """
 
     capacity: Mapping[str, int]
@@ -55,7 +55,9 @@ class Transformer(nn.Module):
                 for stream in architecture.streams
             }
         )
-        self.final_norms = nn.ModuleDict({s.name: RMSNorm(architecture.d_model) for s in architecture.streams})
+        self.final_norms = nn.ModuleDict(
+            {s.name: RMSNorm(architecture.d_model) for s in architecture.streams}
+        )
         self._run_block: Callable[..., tuple[Tensor, list[Tensor | None]]] = _run_block
         initialise(self, architecture, seed)
 
@@ -72,8 +74,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Final states (B, T, d) of the last stream.
 
-        With a cache, `streams` holds only what is new; a stream without new tokens may be left out. `recorder`
-        collects attention weights, which takes the reference attention, as does `reference`.
+        With a cache, `streams` holds only what is new; a stream without new tokens may be left out.
+        `recorder` collects attention weights, which takes the reference attention, as does `reference`.
         """
         finals: dict[str, Tensor] = {}
         turns = {name: self._rotation(tokens.position) for name, tokens in streams.items()}
@@ -86,7 +88,7 @@ class Transformer(nn.Module):
             masks = self._masks(stream, streams, cache)
             for index, (layer, block) in enumerate(zip(stream.expanded, self._blocks(stream), strict=True)):
                 sources, own = self._sources(stream, index, layer, finals, turns, cache, x)
-                # Scoring is eager: without gradients it would be a second graph to compile, for less than it saves.
+                # Scoring is eager: without gradients it'd be a second graph to compile for little.
                 learning = torch.is_grad_enabled() and cache is None and recorder is None and not reference
                 run = self._run_block if learning else _run_block
                 x, weights = run(
@@ -143,7 +145,7 @@ class Transformer(nn.Module):
         """An empty cache with room for `capacity` tokens in each stream."""
         return Cache(capacity)
 
-    # -----------------------------------------------------------------------------------------------------------
+    # --------------------------------------------------------------------------------------------------------
 
     def _blocks(self, stream: Stream) -> nn.ModuleList:
         stack = self.stacks[stream.name]
@@ -154,8 +156,10 @@ class Transformer(nn.Module):
         a = self.architecture
         return rotation(position, a.d_head, a.rope_base) if a.positions == "rope" else None
 
-    def _masks(self, stream: Stream, streams: Mapping[str, Tokens], cache: Cache | None) -> dict[tuple[Read, ...], list[Mask]]:
-        """For each distinct list of reads in the stream, the mask of each of its sublayers: made once a batch."""
+    def _masks(
+        self, stream: Stream, streams: Mapping[str, Tokens], cache: Cache | None
+    ) -> dict[tuple[Read, ...], list[Mask]]:
+        """For each distinct list of reads in the stream, its sublayers' masks: made once a batch."""
         queries = streams[stream.name].coordinates
         made: dict[tuple[str, Visibility], Tensor] = {}
         joined: dict[tuple[Read, ...], Mask] = {}
@@ -200,13 +204,17 @@ class Transformer(nn.Module):
 
     def _empty_cache(self, capacity: int, x: Tensor) -> LayerCache:
         a = self.architecture
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        dtype = (
+            torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        )
         shape = (x.shape[0], a.heads, capacity, a.d_head)
-        return LayerCache(torch.zeros(shape, dtype=dtype, device=x.device), torch.zeros(shape, dtype=dtype, device=x.device))
+        return LayerCache(
+            torch.zeros(shape, dtype=dtype, device=x.device), torch.zeros(shape, dtype=dtype, device=x.device)
+        )
 
 
 def _run_block(
-    block: Block,
+    block: nn.Module,
     x: Tensor,
     turned: Tensor | None,
     sources: list[list[KeySource]],

@@ -1,10 +1,10 @@
 """Who may see whom: visibility as an object built from small rules.
 
 A visibility is a relation between the coordinates of a query token and those of a key token, for a head of a
-layer. It is written the way it is said, ``prefix & same_document`` or ``by_head(causal, anticausal)``, and from
-that one object come the dense mask, the mask function of FlexAttention, the exact count of visible pairs, the
-reach of a network (`reach.py`) and the drawing. Nothing here imports torch: the rules are comparisons and
-Boolean operators alone, so the same code runs on NumPy arrays and on tensors.
+layer. It is written the way it is said, ``prefix & same_document`` or ``by_head(causal, anticausal)``, and
+from that one object come the dense mask, the mask function of FlexAttention, the exact count of visible
+pairs, the reach of a network (`reach.py`) and the drawing. Nothing here imports torch: the rules are
+comparisons and Boolean operators alone, so the same code runs on NumPy arrays and on tensors.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ ROWS_AT_ONCE = 1024
 class Coordinates(NamedTuple):
     """Where each token stands: integer arrays of one shape (..., T), NumPy arrays or tensors.
 
-    `position` counts within a document, over both streams; `document` numbers the documents of a row (`PADDING`
-    where there is no token); `part` is `INPUT` or `OUTPUT`.
+    `position` counts within a document, over both streams; `document` numbers the documents of a row
+    (`PADDING` where there is no token); `part` is `INPUT` or `OUTPUT`.
     """
 
     position: Any
@@ -48,17 +48,17 @@ class Coordinates(NamedTuple):
 
 
 def sequence(input_length: int, output_length: int) -> Coordinates:
-    """The coordinates of one document: `input_length` tokens of input, then `output_length` of output (NumPy)."""
+    """The coordinates (NumPy) of one document: `input_length` tokens, then `output_length` of output."""
     total = input_length + output_length
     part = np.repeat([INPUT, OUTPUT], [input_length, output_length])
     return Coordinates(np.arange(total), np.zeros(total, dtype=np.int64), part)
 
 
 class Visibility:
-    """A rule, or rules joined by `&` and `|`. Immutable, hashable; `str` and `parse` are each other's inverse."""
+    """A rule, or rules joined by `&` and `|`. Immutable, hashable; `str` and `parse` are inverse."""
 
     def holds(self, q: Coordinates, k: Coordinates, head: Any, heads: int) -> Any:
-        """Whether a query sees a key in head number `head` of `heads`; arrays broadcast against each other."""
+        """Whether a query sees a key in head number `head` of `heads`; arrays broadcast."""
         raise NotImplementedError
 
     @property
@@ -111,7 +111,7 @@ class Visibility:
         return total * times
 
     def append_only(self, q: Coordinates, k: Coordinates, heads: int = 1) -> bool:
-        """Whether no query sees a key of a later position: then tokens can be appended and all caches kept."""
+        """Whether no query sees a later position: then tokens can be appended and all caches kept."""
         later = k.position[..., None, None, :] > q.position[..., None, :, None]
         return not bool((self.dense(q, k, heads) & later).any())
 
@@ -279,7 +279,9 @@ def _read(node: ast.expr, text: str) -> Visibility:
         case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=size)], keywords=[]) if name in SIZED:
             if isinstance(size, int) and not isinstance(size, bool) and size > 0:
                 return SIZED[name](size)
-            raise UserError(f"visibility '{text}': {name} takes a positive whole number of positions, not {size!r}")
+            raise UserError(
+                f"visibility '{text}': {name} takes a positive whole number of positions, not {size!r}"
+            )
     part = ast.get_source_segment(text.strip(), node) or text
     word = cast(str, getattr(getattr(node, "func", node), "id", part))
     known = [*WORDS, *(f"{name}(N)" for name in SIZED), "by_head(A, B)"]
