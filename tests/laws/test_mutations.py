@@ -198,8 +198,8 @@ FAULTS = (
         "RoPE restarts in the decoder: the network turns each stream from its own start",
         Transformer.hidden,
         "self._rotation(tokens.position)",
-        "self._rotation(tokens.position - torch.where("
-        "tokens.document[:, :, None] == tokens.document[:, None], tokens.position[:, None], 9999).amin(dim=-1))",
+        "self._rotation(tokens.position - torch.where(tokens.document[:, :, None] "
+        "== tokens.document[:, None], tokens.position[:, None], 9999).amin(dim=-1))",
         (on(DISTANCE_TO_INPUT, "redllm", "pairs"), on(PLAIN, "redllm", "pairs")),
     ),
     Fault(
