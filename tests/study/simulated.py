@@ -59,7 +59,7 @@ CONTRASTS: list[dict[str, Any]] = [
         "factor": "visibility",
         "claim": "C1",
         "sentence": "A full view of the input, in one stack",
-        "declares": [],
+        "declares": ["visibility"],
     },
     {
         "name": "view-two-stacks",
@@ -68,7 +68,7 @@ CONTRASTS: list[dict[str, Any]] = [
         "factor": "visibility",
         "claim": "C1",
         "sentence": "A full view of the input, in two stacks",
-        "declares": [],
+        "declares": ["visibility"],
     },
     {
         "name": "own-weights-causal",
@@ -77,7 +77,7 @@ CONTRASTS: list[dict[str, Any]] = [
         "factor": "sharing",
         "claim": "C2",
         "sentence": "Weights of its own for the input, causal view",
-        "declares": ["depth", "d_ff"],
+        "declares": ["sharing", "visibility"],
     },
     {
         "name": "own-weights-full",
@@ -86,7 +86,7 @@ CONTRASTS: list[dict[str, Any]] = [
         "factor": "sharing",
         "claim": "C2",
         "sentence": "Weights of its own for the input, full view",
-        "declares": ["depth", "d_ff"],
+        "declares": ["sharing", "visibility"],
     },
     {
         "name": "twice-the-parameters",
@@ -95,7 +95,7 @@ CONTRASTS: list[dict[str, Any]] = [
         "factor": "parameters",
         "claim": "C2",
         "sentence": "Twice the parameters",
-        "declares": ["depth", "d_ff", "parameters"],
+        "declares": ["parameters"],
     },
 ]
 CLAIMS: list[dict[str, Any]] = [
@@ -183,14 +183,18 @@ def plan(**changes: Any) -> dict[str, Any]:
             "name": "first-look",
             "title": "First look",
             "question": "What does it bring to let the model see its whole input at once, and to give input "
-            "and output their own weights? And is the encoder-decoder's edge, if any, just its doubled parameters?",
+            "and output their own weights? And is the encoder-decoder's edge, if any, "
+            "just its doubled parameters?",
             "description": "Six arms at laptop scale on the State of the Union addresses.",
             "margin": 0.01,
             "seeds": list(SEEDS),
             "declared_differences": {
                 "depth": "Two stacks of equal parameters are shallower than one.",
                 "d_ff": "The solver changes the feed-forward width to meet the parameters.",
-                "supervision": "DecLLM as published learns from every token.",
+                "visible_pairs": "Seeing more or fewer tokens is what visibility means.",
+                "tokens_padding": "One row of text and two rows of one side each leave different holes.",
+                "flops": "It follows from depth and visible pairs.",
+                "learning_rate": "Tuned for each arm with the same grid.",
             },
             "arms": [
                 {"key": arm["key"], "label": arm["label"], "supervise": arm["supervise"]} for arm in arms

@@ -7,25 +7,30 @@ one mark (`palette.py`) and is named beside its line, so colour alone never carr
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import altair as alt
-import vl_convert
 
-from headtohead.files import write_atomic
+from headtohead.study.charting import (
+    BITS,
+    INK,
+    LINE,
+    SOFT,
+    Row,
+    apart,
+    chart_of,
+    colour_of,
+    dash_of,
+    inline,
+    names_beside,
+    numbers,
+    shape_of,
+    signed,
+)
 from headtohead.study.palette import PAPER_LIGHT, Ink
-
-MOST_ROWS = 5_000
-INK, SOFT, LINE = "#1c1e21", "#5d636b", "#d8d5cd"
-FONT = "-apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', Arial, sans-serif"
-BITS = "bits per byte"
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def forest(lines: Sequence[Interval], margin: float, reach: float | None = None)
         }
         for n, line in enumerate(lines)
     ]  # fmt: skip
-    data = _data(rows)
+    data = inline(rows)
     tooltip = [
         alt.Tooltip("label:N", title="contrast"),
         alt.Tooltip("text:N", title=BITS),
@@ -125,11 +130,11 @@ def forest(lines: Sequence[Interval], margin: float, reach: float | None = None)
         field="outcome", oneOf=["different", "different, but by less than the margin"]
     )
     band = (
-        alt.Chart(_data([{"low": -margin, "high": margin}]))
+        alt.Chart(inline([{"low": -margin, "high": margin}]))
         .mark_rect(color=LINE, opacity=0.55)
         .encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
     )
-    zero = alt.Chart(_data([{"x": 0}])).mark_rule(color=SOFT).encode(x=alt.X("x:Q", scale=scale))
+    zero = alt.Chart(inline([{"x": 0}])).mark_rule(color=SOFT).encode(x=alt.X("x:Q", scale=scale))
     bars = base.mark_rule(color=INK, strokeWidth=2, strokeCap="round").encode(
         x=alt.X("low:Q", scale=scale), x2="high:Q"
     )
@@ -154,18 +159,12 @@ def forest(lines: Sequence[Interval], margin: float, reach: float | None = None)
     names = base.mark_text(align="left", baseline="middle", color=INK, fontSize=11.5, dx=3).encode(
         x=alt.value(0), y=alt.Y("name:Q", scale=down, axis=None), text="label:N"
     )
-    return _chart(alt.layer(band, zero, bars, points, names), height)
+    return chart_of(alt.layer(band, zero, bars, points, names), height)
 
 
 def _ticks(reach: float, margin: float) -> list[float]:
     powers = [margin * 10**n for n in range(0, 6) if margin * 10**n <= reach]
     return [*(-p for p in reversed(powers)), 0.0, *powers]
-
-
-def signed(value: float, margin: float) -> str:
-    """A difference with its sign, with enough decimals to see the margin, and a real minus."""
-    decimals = max(3, 1 - math.floor(math.log10(margin)))
-    return f"{value:+.{decimals}f}".replace("-", "−")
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -182,12 +181,12 @@ def levels(arms: Sequence[Dots], baselines: dict[str, float]) -> alt.LayerChart:
     position = alt.Scale(domain=[-1.05, count - 0.4], reverse=True)
     y = alt.Y("row:Q", scale=position, axis=None)
     x = alt.X("value:Q", scale=scale, axis=alt.Axis(tickCount=5, grid=True), title=BITS)
-    seeds = _data(
+    seeds = inline(
         {"row": n + 0.14, "arm": a.arm, "value": value, "run": f"{a.arm}: {value:.3f}"}
         for n, a in enumerate(arms)
         for value in a.seeds
     )
-    bars = _data(
+    bars = inline(
         {
             "row": n + 0.14,
             "arm": a.arm,
@@ -206,9 +205,9 @@ def levels(arms: Sequence[Dots], baselines: dict[str, float]) -> alt.LayerChart:
         ("left", 4, [line for line in lines if line["value"] <= left]),
     ]
     layers = [
-        alt.Chart(_data(lines)).mark_rule(strokeDash=[3, 3], color=SOFT).encode(x=x),
+        alt.Chart(inline(lines)).mark_rule(strokeDash=[3, 3], color=SOFT).encode(x=x),
         *(
-            alt.Chart(_data(some))
+            alt.Chart(inline(some))
             .mark_text(align=align, dx=dx, color=SOFT, fontSize=11, baseline="middle")
             .encode(x=x, y=y, text="name:N")
             for align, dx, some in sides
@@ -219,15 +218,17 @@ def levels(arms: Sequence[Dots], baselines: dict[str, float]) -> alt.LayerChart:
             x=alt.X("low:Q", scale=scale),
             x2="high:Q",
             y=y,
-            color=_colour(arms),
+            color=colour_of(arms),
             tooltip=alt.Tooltip("run:N", title="95 % interval"),
         ),
         alt.Chart(seeds)
         .mark_point(filled=True, size=60, opacity=0.9, stroke=PAPER_LIGHT, strokeWidth=0.7)
-        .encode(x=x, y=y, color=_colour(arms), shape=_shape(arms), tooltip=alt.Tooltip("run:N", title="run")),
-        *_names(names, alt.value(0), y, _colour(arms), dx=3),
+        .encode(
+            x=x, y=y, color=colour_of(arms), shape=shape_of(arms), tooltip=alt.Tooltip("run:N", title="run")
+        ),
+        *names_beside(names, alt.value(0), y, colour_of(arms), dx=3),
     ]
-    return _chart(alt.layer(*layers), 38 * count + 34)
+    return chart_of(alt.layer(*layers), 38 * count + 34)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -258,15 +259,17 @@ def curves(
     across = alt.Scale(domain=[0, end], nice=False)
     x = alt.X("x:Q", scale=across, title=x_title, axis=alt.Axis(format="~s", tickCount=4, grid=False))
     y = alt.Y("mean:Q", scale=scale, title=BITS, axis=alt.Axis(tickCount=6))
-    colour = _colour(arms)
-    points = _data(
+    colour = colour_of(arms)
+    points = inline(
         {"arm": a.arm, "x": x_, "mean": m, "low": lo, "high": hi}
         for a in arms
         for x_, m, lo, hi in zip(a.x, a.mean, a.low, a.high, strict=True)
     )
     base = alt.Chart(points)
     layers: list[alt.Chart] = []
-    reference = _data({"name": name, "y": value} for name, value in baselines.items() if bottom < value < top)
+    reference = inline(
+        {"name": name, "y": value} for name, value in baselines.items() if bottom < value < top
+    )
     if baselines:
         at = alt.Y("y:Q", scale=scale)
         layers.append(alt.Chart(reference).mark_rule(strokeDash=[2, 3], color=SOFT, opacity=0.8).encode(y=at))
@@ -275,7 +278,7 @@ def curves(
         )
         layers.append(text.encode(x=alt.value("width"), y=at, text="name:N"))
     if threshold is not None:
-        line = alt.Chart(_data([{"y": threshold, "name": f"threshold, {threshold:.2f}"}]))
+        line = alt.Chart(inline([{"y": threshold, "name": f"threshold, {threshold:.2f}"}]))
         layers.append(line.mark_rule(color=INK, strokeWidth=1).encode(y=alt.Y("y:Q", scale=scale)))
         text = line.mark_text(align="right", baseline="bottom", dx=-2, dy=-2, color=INK, fontSize=10.5)
         layers.append(text.encode(x=alt.value("width"), y=alt.Y("y:Q", scale=scale), text="name:N"))
@@ -286,7 +289,7 @@ def curves(
     )
     layers.append(
         base.mark_line(strokeWidth=2, clip=True).encode(
-            x=x, y=y, color=colour, detail="arm:N", strokeDash=_dash(arms)
+            x=x, y=y, color=colour, detail="arm:N", strokeDash=dash_of(arms)
         )
     )
     layers.append(
@@ -296,32 +299,22 @@ def curves(
             tooltip=[
                 "arm:N",
                 alt.Tooltip("x:Q", format=".3s", title=x_title),
-                *_numbers("mean", "low", "high"),
+                *numbers("mean", "low", "high"),
             ],
         )
     )
     if threshold is not None:
-        crossings = _data({"arm": a.arm, "x": c, "mean": threshold} for a in arms for c in a.crossings)
+        crossings = inline({"arm": a.arm, "x": c, "mean": threshold} for a in arms for c in a.crossings)
         mark = alt.Chart(crossings).mark_point(filled=False, size=48, strokeWidth=1.6, opacity=1)
         tip = ["arm:N", alt.Tooltip("x:Q", format=".3s", title=f"crosses at {x_title}")]
-        layers.append(mark.encode(x=x, y=y, color=colour, shape=_shape(arms), tooltip=tip))
+        layers.append(mark.encode(x=x, y=y, color=colour, shape=shape_of(arms), tooltip=tip))
     labels: list[Row] = []
     for group in _neighbours(arms, 0.2 * end):  # a line that ends early has its name where it ends
-        places = _apart([a.mean[-1] for a in group], 13.0 * (top - bottom) / height, bottom, top)
+        places = apart([a.mean[-1] for a in group], 13.0 * (top - bottom) / height, bottom, top)
         at = max(a.x[-1] for a in group)
         labels += [{"arm": a.arm, "y": place, "x": at} for a, place in zip(group, places, strict=True)]
-    layers += _names(labels, x, alt.Y("y:Q", scale=scale), colour)
-    return _chart(alt.layer(*layers), height)
-
-
-def _names(labels: Sequence[Row], x: Any, y: alt.Y, colour: alt.Color, dx: int = 7) -> list[alt.Chart]:
-    """The arms' names right of their places, on a halo of paper: a line behind doesn't cross them out."""
-    base = alt.Chart(_data(labels)).encode(x=x, y=y, text="arm:N")
-    style: Row = {"align": "left", "baseline": "middle", "dx": dx, "fontSize": 11.5}
-    return [
-        base.mark_text(**style, stroke=PAPER_LIGHT, strokeWidth=4),
-        base.mark_text(**style).encode(color=colour),
-    ]
+    layers += names_beside(labels, x, alt.Y("y:Q", scale=scale), colour)
+    return chart_of(alt.layer(*layers), height)
 
 
 def _neighbours(arms: Sequence[Curve], room: float) -> list[list[Curve]]:
@@ -364,7 +357,7 @@ def searches(arms: Sequence[Search], height: int = 280) -> alt.LayerChart:
         axis=alt.Axis(values=rates, format="~g", grid=False, labelOverlap=True),
     )
     y = alt.Y("bits:Q", scale=scale, title=f"{BITS}, tuning split", axis=alt.Axis(tickCount=6))
-    colour = _colour(arms)
+    colour = colour_of(arms)
     rows = [
         {
             "arm": a.arm,
@@ -377,122 +370,23 @@ def searches(arms: Sequence[Search], height: int = 280) -> alt.LayerChart:
         for rate, bits in zip(a.rates, a.bits_per_byte, strict=True)
         if math.isfinite(bits)
     ]
-    base = alt.Chart(_data(rows)).encode(x=x, y=y, color=colour)
-    tooltip = ["arm:N", alt.Tooltip("rate:Q", title="learning rate"), *_numbers("bits")]
-    last = _apart([_last(a) for a in arms], 13.0 * (top - bottom) / height, bottom, top)
+    base = alt.Chart(inline(rows)).encode(x=x, y=y, color=colour)
+    tooltip = ["arm:N", alt.Tooltip("rate:Q", title="learning rate"), *numbers("bits")]
+    last = apart([_last(a) for a in arms], 13.0 * (top - bottom) / height, bottom, top)
     labels = [{"arm": a.arm, "y": at} for a, at in zip(arms, last, strict=True)]
     layers = [
-        base.mark_line(strokeWidth=1.6, opacity=0.8).encode(detail="arm:N", strokeDash=_dash(arms)),
+        base.mark_line(strokeWidth=1.6, opacity=0.8).encode(detail="arm:N", strokeDash=dash_of(arms)),
         base.mark_point(filled=True, size=22, opacity=0.9).encode(tooltip=tooltip),
         base.transform_filter("datum.taken")
         .mark_point(filled=True, size=95, opacity=1)
-        .encode(shape=_shape(arms), tooltip=tooltip),
+        .encode(shape=shape_of(arms), tooltip=tooltip),
         base.transform_filter("datum.edge").mark_point(
             filled=False, size=300, strokeWidth=1.6, shape="circle", opacity=1
         ),
-        *_names(labels, alt.value("width"), alt.Y("y:Q", scale=scale), colour),
+        *names_beside(labels, alt.value("width"), alt.Y("y:Q", scale=scale), colour),
     ]
-    return _chart(alt.layer(*layers), height)
+    return chart_of(alt.layer(*layers), height)
 
 
 def _last(arm: Search) -> float:
     return next((v for v in reversed(arm.bits_per_byte) if math.isfinite(v)), 0.0)
-
-
-# --------------------------------------------------------------------------------------------------------
-# Shared
-
-
-def _data(rows: Iterable[Row]) -> alt.InlineData:
-    values = list(rows)
-    if len(values) > MOST_ROWS:
-        raise ValueError(f"a chart of {len(values)} rows: thin its data to {MOST_ROWS} or fewer")
-    return alt.InlineData(values=values)
-
-
-def _colour(arms: Sequence[Dots | Curve | Search]) -> alt.Color:
-    scale = alt.Scale(domain=[a.arm for a in arms], range=[a.ink.light for a in arms])
-    return alt.Color("arm:N", scale=scale, legend=None)
-
-
-def _shape(arms: Sequence[Dots | Curve | Search]) -> alt.Shape:
-    scale = alt.Scale(domain=[a.arm for a in arms], range=[a.ink.mark for a in arms])
-    return alt.Shape("arm:N", scale=scale, legend=None)
-
-
-def _dash(arms: Sequence[Dots | Curve | Search]) -> alt.StrokeDash:
-    scale = alt.Scale(domain=[a.arm for a in arms], range=[list(a.ink.dash) for a in arms])
-    return alt.StrokeDash("arm:N", scale=scale, legend=None)
-
-
-def _numbers(*fields: str) -> list[alt.Tooltip]:
-    return [alt.Tooltip(f"{field}:Q", format=".3f") for field in fields]
-
-
-def _apart(values: Sequence[float], least: float, low: float, high: float) -> list[float]:
-    """The values moved as little as needs be to stand `least` apart inside [low, high], in their order."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    placed = [min(max(values[i], low), high) for i in order]
-    for _ in range(60):
-        moved = False
-        for n in range(len(placed) - 1):
-            gap = placed[n + 1] - placed[n]
-            if gap < least * 0.999:
-                middle = (placed[n] + placed[n + 1]) / 2
-                placed[n], placed[n + 1], moved = middle - least / 2, middle + least / 2, True
-        if not moved:
-            break
-    shift = max(0.0, low - placed[0]) if placed else 0.0
-    result = [0.0] * len(values)
-    for place, i in zip(placed, order, strict=True):
-        result[i] = place + shift
-    return result
-
-
-def _chart(layered: alt.LayerChart | alt.FacetChart, height: int) -> alt.LayerChart:
-    assert isinstance(layered, alt.LayerChart)
-    return layered.properties(
-        width="container",
-        height=height,
-        background="transparent",
-        padding={"left": 4, "top": 6, "right": 6, "bottom": 4},
-        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-    )
-
-
-CONFIG: dict[str, Any] = {
-    "font": FONT,
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": SOFT, "titleColor": SOFT, "titleFontWeight": "normal", "titleFontSize": 11.5,
-        "labelFontSize": 11,         "gridColor": LINE, "gridOpacity": 0.7, "domainColor": LINE, "tickColor": LINE, "titlePadding": 8,
-    },
-    "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
-}  # fmt: skip
-"""The look of all charts: the page's script hands it to Vega, with the dark page's colours when it is dark.
-"""
-
-
-def specification(chart: alt.LayerChart) -> Row:
-    """The chart as Vega-Lite, without what the page says once for all charts."""
-    spec = chart.to_dict()
-    spec.pop("config", None)
-    return spec
-
-
-def write_figures(
-    folder: Path, charts: dict[str, alt.LayerChart], drawings: dict[str, str], width: int = 760
-) -> None:
-    """Write every chart and every drawing (SVG text) into `folder` as ``NAME.svg`` and ``NAME.png``.
-
-    Raises:
-        UserError: a file that can't be written.
-    """
-    for name, chart in charts.items():
-        spec = json.dumps({**chart.to_dict(), "width": width, "background": PAPER_LIGHT, "config": CONFIG})
-        svg = vl_convert.vegalite_to_svg(spec)
-        write_atomic(folder / f"{name}.svg", svg)
-        write_atomic(folder / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
-    for name, svg in drawings.items():
-        write_atomic(folder / f"{name}.svg", svg)
-        write_atomic(folder / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))

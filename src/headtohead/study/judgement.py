@@ -9,7 +9,8 @@ from typing import Any
 
 from headtohead.measure import verdicts
 from headtohead.measure.power import Settle
-from headtohead.study.figures import signed
+from headtohead.study.charting import signed
+from headtohead.study.fairness import undeclared_differences
 from headtohead.study.page import Arm, Page
 from headtohead.study.tables import decimal
 
@@ -107,12 +108,18 @@ def judge(page: Page) -> Judgement:
         UserError: runs that were scored on different text, or a claim whose rule doesn't fit its contrasts.
     """
     study = {**page.study, "data": {**page.study["data"], "regions": page.regions}}
-    found = verdicts.judge(page.results, study)
+    undeclared = undeclared_differences(page.results, study)
+    refused: dict[str, list[str]] = {}
+    for difference in undeclared:
+        refused.setdefault(difference.contrast, []).append(difference.sentence)
+    found = verdicts.judge(page.results, study, {name: "; ".join(why) for name, why in refused.items()})
     differences = tuple(_difference(page, verdict) for verdict in found.verdicts)
     edges = tuple(_difference(page, verdict) for verdict in found.edges)
     claims = tuple(_claim(page, claim, (*differences, *edges)) for claim in found.claims)
     levels = {(level.arm, region): level for region, some in found.levels.items() for level in some}
-    return Judgement(found.final, differences, claims, (), levels)
+    return Judgement(
+        found.final, differences, claims, tuple(dict.fromkeys(u.sentence for u in undeclared)), levels
+    )
 
 
 def _claim(page: Page, claim: verdicts.ClaimVerdict, known: Sequence[Difference]) -> Claim:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,10 +21,8 @@ import numpy as np
 from headtohead.errors import UserError
 from headtohead.files import read_json, read_text
 from headtohead.model.architecture import Architecture
-from headtohead.model.budget import cache_bytes, flops
 from headtohead.study.figures import Curve
 from headtohead.study.palette import Ink, inks
-from headtohead.study.tables import decimal, layers
 
 Moment = Literal["nothing", "rehearsal", "underway", "finished"]
 Axis = Literal["tokens", "flops"]
@@ -33,9 +30,6 @@ Axis = Literal["tokens", "flops"]
 THRESHOLD_SHARE = 2 / 3
 """A run has found its input when it needs less than this share of what a 5-gram model, which has none, needs.
 """
-
-COST_INPUT, COST_OUTPUT = 1024, 1024
-"""Tokens for which the cost of use is given: the published setting."""
 
 
 @dataclass(frozen=True)
@@ -53,38 +47,6 @@ class Arm:
     mismatch: float | None
     learning_rate: float
     index: int
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One quantity of one arm in the ledger; `mark` says how it differs from what most arms have, or is
-    empty.
-    """
-
-    text: str
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class LedgerRow:
-    """One quantity over all arms. `declared`: why the study says that it may differ."""
-
-    name: str
-    cells: tuple[Cell, ...]
-    declared: str = ""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Cost of use of one arm, each with its ratio to the first arm's."""
-
-    arm: Arm
-    prefill: float
-    decode: float
-    cache: float
-    prefill_ratio: float
-    decode_ratio: float
-    cache_ratio: float
 
 
 @dataclass(frozen=True)
@@ -280,57 +242,20 @@ class Page:
             if self.of(arm)
         ]
 
-    # -- ledger, cost, samples
+    # -- times and samples
 
-    @cached_property
-    def ledger(self) -> list[LedgerRow]:
-        """What the runs consumed and were, for the arms that have a shown run; differences marked."""
-        arms = [arm for arm in self.arms if self.of(arm)]
-        if not arms:
-            return []
-        declared = self.study.get("declared_differences", {})
-        rows = []
-        for name, dimension, write, value in _LEDGER:
-            values = [value(arm, self.of(arm)[0]) for arm in arms]
-            if all(v is None for v in values):
-                continue
-            rows.append(LedgerRow(name, _marked(values, write), declared.get(dimension, "")))
-        times = [self._seconds(arm) for arm in arms]
-        if any(times):
-            mean = tuple(Cell(f"{sum(found) / len(found):,.0f} s" if found else "–") for found in times)
-            rows.append(LedgerRow("time of a run, mean", mean))
-        return rows
-
-    def _seconds(self, arm: Arm) -> list[float]:
+    def seconds(self, arm: Arm) -> list[float]:
         """Training and scoring, in seconds, of the arm's shown runs that were timed."""
         found = []
         for line in self.timings:
             if line["arm"] == arm.key and line["rung"] == self.rung:
-                parts = line["seconds"]
-                total = (
-                    sum(v for k, v in parts.items() if k != "this_start")
-                    if isinstance(parts, dict)
-                    else parts
-                )
-                found.append(float(total))
+                found.append(sum(value for part, value in line["seconds"].items() if part != "this_start"))
         return found
 
     @cached_property
-    def ledger_arms(self) -> list[Arm]:
+    def arms_shown(self) -> list[Arm]:
+        """The arms that have a shown run."""
         return [arm for arm in self.arms if self.of(arm)]
-
-    @cached_property
-    def costs(self) -> list[Cost]:
-        """Cost of use at the published lengths, beside the first arm's."""
-        found: list[Cost] = []
-        for arm in self.arms:
-            work = flops(arm.architecture, COST_INPUT, COST_OUTPUT)
-            cache = float(cache_bytes(arm.architecture, COST_INPUT, COST_OUTPUT))
-            prefill, decode = float(work["prefill"]), float(work["decode_per_token"])
-            base = found[0] if found else Cost(arm, prefill, decode, cache, 1.0, 1.0, 1.0)
-            ratios = (prefill / base.prefill, decode / base.decode, cache / base.cache)
-            found.append(Cost(arm, prefill, decode, cache, *ratios))
-        return found
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -381,78 +306,6 @@ def crossing(curve: Sequence[Mapping[str, Any]], region: str, x: Axis, limit: fl
     before, after = values[first - 1], values[first]
     share = (before - limit) / (before - after)
     return float(curve[first - 1][x] + share * (curve[first][x] - curve[first - 1][x]))
-
-
-# --------------------------------------------------------------------------------------------------------
-# The ledger's rows: name, the dimension a study declares it under, how it is written, where it is found.
-
-Value = Any
-
-
-def _norms(arm: Arm) -> str:
-    norms = arm.architecture.norms
-    letters = {"Q": norms.query_key, "K": norms.query_key, "V": norms.value, "output": norms.output}
-    return " ".join(name for name, there in letters.items() if there) or "none"
-
-
-def _widths(arm: Arm) -> str:
-    widths = sorted({layer.d_ff for stream in arm.architecture.streams for layer in stream.layers})
-    return ", ".join(map(str, widths))
-
-
-def _consumed(name: str) -> Callable[[Arm, dict[str, Any]], Value]:
-    return lambda arm, line: line["ledger"].get(name)
-
-
-_LEDGER: list[tuple[str, str, Callable[[Value], str], Callable[[Arm, dict[str, Any]], Value]]] = [
-    ("parameters", "parameters", "{:,}".format, lambda arm, line: line["parameters"]),
-    (
-        "layers",
-        "depth",
-        str,
-        lambda arm, line: layers(arm.architecture).removesuffix("s").removesuffix(" layer"),
-    ),
-    ("feed-forward width", "d_ff", str, lambda arm, line: _widths(arm)),
-    ("extra norms", "norms", str, lambda arm, line: _norms(arm)),
-    (
-        "loss on",
-        "supervision",
-        str,
-        lambda arm, line: {"all": "every token"}.get(arm.supervise, arm.supervise),
-    ),
-    ("learning rate", "learning_rate", "{:g}".format, lambda arm, line: line["learning_rate"]),
-    ("steps", "recipe", "{:,}".format, _consumed("steps")),
-    ("documents seen", "documents", "{:,}".format, _consumed("documents_seen")),
-    ("examples", "examples", "{:,}".format, _consumed("examples")),
-    ("bytes shown", "bytes", decimal, _consumed("bytes_shown")),
-    ("tokens shown", "tokens_shown", decimal, _consumed("tokens_shown")),
-    ("tokens supervised", "tokens_supervised", decimal, _consumed("tokens_supervised")),
-    ("padding", "tokens_padding", decimal, _consumed("tokens_padding")),
-    ("visible pairs", "visible_pairs", decimal, _consumed("visible_pairs")),
-    ("training FLOPs", "flops", decimal, _consumed("flops")),
-]
-
-
-def _marked(values: Sequence[Value], write: Callable[[Value], str]) -> tuple[Cell, ...]:
-    """The values as cells, those that aren't the usual one marked: with the ratio to it where they are
-    numbers.
-    """
-    (usual, _), *_ = Counter(values).most_common(1)
-    cells = []
-    for value in values:
-        if value is None:
-            cells.append(Cell("–"))
-        elif value == usual:
-            cells.append(Cell(write(value)))
-        elif isinstance(value, int | float) and isinstance(usual, int | float) and usual:
-            change = value / usual - 1
-            mark = f"{change:+.1%}" if abs(change) < 1 else f"× {value / usual:.2f}"
-            cells.append(
-                Cell(write(value), mark.replace("-", "−") if f"{abs(change):.1%}" != "0.0%" else "≠")
-            )
-        else:
-            cells.append(Cell(write(value), "≠"))
-    return tuple(cells)
 
 
 # --------------------------------------------------------------------------------------------------------

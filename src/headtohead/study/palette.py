@@ -1,7 +1,7 @@
 """One colour and one mark for each arm, the same in every chart, table and drawing of a page.
 
 The colours are told apart under deuteranopia, protanopia and tritanopia, each in a light and a dark variant
-with a contrast of at least 3 : 1 against its background; the mark and a direct label say it again without
+with a contrast of at least 4.5 : 1 against its background; the mark and a direct label say it again without
 colour.
 """
 
@@ -27,7 +27,7 @@ _COLOURS = [
     ("#646b75", "#a3abb5"),  # grey: first comes the reference
     ("#1f66b0", "#6db0f5"),  # blue
     ("#0a8270", "#3cc7ae"),  # bluish green
-    ("#c4570a", "#f59a52"),  # orange
+    ("#b24e06", "#f59a52"),  # orange
     ("#ab3a78", "#ec8fc3"),  # reddish purple
     ("#8a6a00", "#e0c04a"),  # ochre
     ("#5a49b8", "#a99cf7"),  # violet
@@ -47,7 +47,7 @@ _DASHES = [(1, 0), (6, 3), (2, 2)]
 
 
 def inks(count: int) -> list[Ink]:
-    """The looks of `count` arms, in order. From the ninth on colours come again, with other dashes and marks."""
+    """The looks of `count` arms, in order. From the ninth on colours return, with other dashes and marks."""
     return [
         Ink(
             *_COLOURS[index % len(_COLOURS)],
