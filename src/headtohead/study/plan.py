@@ -126,11 +126,15 @@ class Contrast(Frozen):
 
 
 class Claim(Frozen):
-    """A sentence from the literature, and the contrasts it stands or falls with."""
+    """A sentence from the literature, the contrasts it stands or falls with, and the rule by which it does.
+
+    The rules' texts are `headtohead.measure.verdicts.RULES`.
+    """
 
     key: Text
     sentence: Text
     source: str = ""
+    rule: Literal["does-not-beat", "edge-goes-away"]
     contrasts: tuple[Key, ...] = Field(min_length=1)
 
 
@@ -217,6 +221,13 @@ class Study(Frozen):
                 if name not in names:
                     raise ValueError(
                         f"claim '{claim.key}' rests on a contrast '{name}': {suggest(name, names)}"
+                    )
+            if claim.rule == "edge-goes-away":
+                chain = [self.contrasts[names.index(name)] for name in claim.contrasts]
+                if len(chain) != 2 or chain[0].second != chain[1].first:
+                    raise ValueError(
+                        f"claim '{claim.key}': rule 'edge-goes-away' needs two contrasts, the second going "
+                        "on from the arm that the first goes to"
                     )
         return self
 

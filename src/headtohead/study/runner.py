@@ -133,10 +133,10 @@ def _keep_promises(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _promise(value: Any) -> Any:
-    """Of contrasts and claims, what binds: the arms compared and what a claim rests on, not the wording."""
+    """Of contrasts and claims, what binds: arms, factor (which may be gated), contrasts rested on, rule."""
     if not isinstance(value, list):
         return value
-    binding = ("name", "key", "from", "to", "contrasts")
+    binding = ("name", "key", "from", "to", "factor", "contrasts", "rule")
     return [{key: entry[key] for key in binding if key in entry} for entry in value]
 
 
