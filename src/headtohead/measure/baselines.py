@@ -1,23 +1,26 @@
-"""What costs nothing to train, to stand beside every figure: a general compressor, and a 5-gram model over bytes.
+"""What costs nothing to train, to stand beside every figure: a general compressor and a 5-gram byte model.
 
 Both are scored on the bytes the networks are scored on, and read the training text only. `baselines` gives
 
-- "xz": the scored outputs of a region one after another, compressed as one .xz file (LZMA2, preset 9 extreme,
-  header and checksum counted). It has seen no training text and no input.
-- "xz after the training text": what the outputs add to the compressed size when compressor and dictionary have been
-  through the training text and stand in their place after their inputs. With R = size in raw LZMA2 (preset 9
-  extreme, a dictionary that holds it all), T = training text, x, y = inputs and outputs in order:
-  R(T x1 y1 x2 y2 …) - R(T x1 x2 …). This favours xz: it also sees the examples before, which the networks don't.
-- "5-gram": `NGram` of order 5 trained on T, with the input's last bytes as context for the output's first.
+"xz": the scored outputs of a region one after another, compressed as one .xz file (LZMA2, preset 9 extreme,
+header and checksum counted). It has seen no training text and no input.
 
-Neither can use an input that isn't the text just before the output. In a restoration the input is therefore not shown
-to them at all: their figure is what the output costs by itself.
+"xz after the training text": what the outputs add to the compressed size once the compressor has been through
+the training text. With R = size in raw LZMA2 (preset 9 extreme, a dictionary that holds it all), T = training
+text, x and y = inputs and outputs in order, it is R(T x1 y1 x2 y2 …) - R(T x1 x2 …). This favours xz: it also
+sees all examples before, which the networks don't.
+
+"5-gram": `NGram` of order 5 trained on T, with the input's last bytes as context for the output's first.
+
+Neither can use an input that isn't the text just before the output. In a restoration they are therefore not
+shown the input at all: their figure is what the output costs by itself.
 """
 
 from __future__ import annotations
 
 import lzma
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +31,7 @@ from headtohead.errors import UserError
 Pairs = Sequence[tuple[str, str]]
 """Inputs and outputs, as text."""
 
+EXTREME = 9 | lzma.PRESET_EXTREME
 LARGEST_DICTIONARY = 256 * 2**20
 """Bytes xz looks back at most: it takes about 11 times as much memory."""
 
@@ -39,46 +43,51 @@ def baselines(
 
     Args:
         training: the training documents, whole.
-        regions: region to its scored pairs. Give "" as the input where it isn't the text just before the output.
+        regions: region to its scored pairs. Give "" as the input where it isn't the text just before the
+        output.
 
     Raises:
         UserError: a region without a byte to score.
     """
     text = "".join(training).encode()
-    found: dict[str, dict[str, float]] = {"xz": {}, "xz after the training text": {}, f"{order}-gram": {}}
-    sizes: dict[bytes, int] = {}  # regions often share a stretch of text, and xz is slow
-
-    def raw(data: bytes) -> int:
-        if data not in sizes:
-            sizes[data] = _lzma2_size(data)
-        return sizes[data]
-
-    model = NGram.train([document.encode() for document in training], order)
-    for region, pairs in regions.items():
-        encoded = [(x.encode(), y.encode()) for x, y in pairs]
-        outputs = b"".join(y for _, y in encoded)
-        if not outputs:
+    encoded = {region: [(x.encode(), y.encode()) for x, y in pairs] for region, pairs in regions.items()}
+    outputs = {region: b"".join(y for _, y in pairs) for region, pairs in encoded.items()}
+    for region, scored in outputs.items():
+        if not scored:
             raise UserError(f"the {region} region holds no byte to score")
-        inputs = b"".join(x for x, _ in encoded)
-        both = b"".join(x + y for x, y in encoded)
-        added = raw(text + both) - raw(text + inputs)
-        preset = 9 | lzma.PRESET_EXTREME
-        found["xz"][region] = 8 * len(lzma.compress(outputs, preset=preset)) / len(outputs)
-        found["xz after the training text"][region] = 8 * added / len(outputs)
-        found[f"{order}-gram"][region] = float(model.bits(encoded).sum()) / len(outputs)
-    return found
+    inputs = {region: b"".join(x for x, _ in pairs) for region, pairs in encoded.items()}
+    both = {region: b"".join(x + y for x, y in pairs) for region, pairs in encoded.items()}
+    # The slow part: each stretch once, though regions may share it, two at a time (lzma lets other threads
+    # run).
+    stretches = list(dict.fromkeys([*inputs.values(), *both.values()]))
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        sizes = dict(zip(stretches, pool.map(lambda data: _lzma2_size(text + data), stretches), strict=True))
+    model = NGram.train([document.encode() for document in training], order)
+    bits: dict[str, dict[str, float]] = {"xz": {}, "xz after the training text": {}, f"{order}-gram": {}}
+    for region, pairs in encoded.items():
+        bits["xz"][region] = 8 * len(lzma.compress(outputs[region], preset=EXTREME))
+        bits["xz after the training text"][region] = 8 * (sizes[both[region]] - sizes[inputs[region]])
+        bits[f"{order}-gram"][region] = float(model.bits(pairs).sum())
+    return {
+        name: {region: value / len(outputs[region]) for region, value in by_region.items()}
+        for name, by_region in bits.items()
+    }
 
 
 def _lzma2_size(data: bytes) -> int:
-    """Bytes of `data` as raw LZMA2: no header and no checksum, which would not cancel in a difference of sizes."""
+    """Bytes of `data` as raw LZMA2: no header and no checksum, which would not cancel in a difference of
+    sizes.
+    """
     dictionary = min(LARGEST_DICTIONARY, max(2**20, len(data)))
-    method = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary}
+    method = {"id": lzma.FILTER_LZMA2, "preset": EXTREME, "dict_size": dictionary}
     return len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=[method]))
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """n-grams of one order: sorted codes and how often each occurs; sorted contexts with total and distinct followers."""
+    """n-grams of one order: sorted codes and how often each occurs; sorted contexts with total and
+    distinct followers.
+    """
 
     codes: NDArray[np.uint64]
     counts: NDArray[np.float64]
@@ -90,10 +99,11 @@ class _Counts:
 class NGram:
     """Interpolated Witten-Bell over bytes (Witten & Bell 1991; formula as in Chen & Goodman 1998), exact.
 
-    p(b | h) = (c(h b) + N(h) p(b | h')) / (c(h) + N(h)), where h is a context of up to order - 1 bytes, h' the same
-    without its first byte, c how often, and N(h) how many different bytes follow h in training. Below the
-    empty context stands the uniform 1/256; a context never seen leaves p(b | h') as it is. So every byte has a
-    probability above zero, and the 256 of them sum to one. No n-gram reaches across the border of two documents.
+    p(b | h) = (c(h b) + N(h) p(b | h')) / (c(h) + N(h)), where h is a context of up to order - 1 bytes, h'
+    the same without its first byte, c how often, and N(h) how many different bytes follow h in training.
+    Below the empty context stands the uniform 1/256; a context never seen leaves p(b | h') as it is. So
+    every byte has a probability above zero, and the 256 of them sum to one. No n-gram reaches across the
+    border of two documents.
     """
 
     def __init__(self, orders: Sequence[_Counts]) -> None:
@@ -132,7 +142,7 @@ class NGram:
         owner = np.repeat(np.arange(len(pairs)), [len(x) + len(y) for x, y in pairs])
         scored = place >= np.array([len(x) for x, _ in pairs], dtype=np.int64)[owner]
         p = self._probabilities(data, place, np.flatnonzero(scored))
-        return np.bincount(owner[scored], weights=-np.log2(p), minlength=len(pairs))
+        return np.bincount(owner[scored], weights=-np.log2(p), minlength=len(pairs)).astype(np.float64)
 
     def distribution(self, context: bytes) -> NDArray[np.float64]:
         """p of each of the 256 bytes after `context`."""
@@ -168,12 +178,12 @@ def _joined(texts: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64
 
 
 def _longer(code: NDArray[np.uint64], data: NDArray[np.uint8], n: int) -> NDArray[np.uint64]:
-    """Codes of the n-grams that end at each place, from those of n - 1 bytes: the byte n - 1 places before on top.
+    """Codes of the n-grams that end at each place, from those of n - 1 bytes: one more byte on top.
 
     The last byte is the lowest, so that a code without its low byte is the code of its context.
     """
     longer = code.copy()
-    longer[n - 1 :] |= data[: len(data) - n + 1].astype(np.uint64) << np.uint64(8 * (n - 1))
+    longer[n - 1 :] |= data[: max(0, len(data) - n + 1)].astype(np.uint64) << np.uint64(8 * (n - 1))
     return longer
 
 

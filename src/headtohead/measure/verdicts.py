@@ -152,8 +152,9 @@ def judge(
         else:
             estimates += estimate(table, [p.contrast for p in planned], _kinds(finished))
     for i, e in enumerate(estimates):
-        if e.contrast.name in (refused or {}):
-            estimates[i] = Comparison(e.contrast, "no verdict", (refused or {})[e.contrast.name], (), 0)
+        why = _refusal(e.contrast.name, refused or {}, study)
+        if why:
+            estimates[i] = Comparison(e.contrast, "no verdict", why, (), 0)
     owners = [(region, p) for region in regions for p in planned]
     tables = [scores[region] for region, _ in owners]
     decided = decide(estimates, [t.bytes if t else np.ones(1) for t in tables], margin)
@@ -193,13 +194,23 @@ def _planned(study: Mapping[str, Any]) -> list[_Planned]:
             )
         contrast = Contrast(_edge(claim), chain[0]["from"], chain[1]["to"])
         if contrast.name not in {p.contrast.name for p in planned}:
-            phrase = " and ".join(c["sentence"].rstrip(" .") for c in chain)
+            first, more = (c["sentence"].rstrip(" .") for c in chain)
+            phrase = f"{first}, together with {more[:1].lower()}{more[1:]}"
             planned.append(_Planned(contrast, " and ".join(c["factor"] for c in chain), phrase, True))
     return planned
 
 
 def _edge(claim: Mapping[str, Any]) -> str:
     return " + ".join(claim["contrasts"])
+
+
+def _refusal(name: str, refused: Mapping[str, str], study: Mapping[str, Any]) -> str:
+    """Why a contrast is refused, empty if it isn't; an edge is refused with either of its parts."""
+    parts = [
+        name,
+        *(part for claim in study.get("claims", ()) if _edge(claim) == name for part in claim["contrasts"]),
+    ]
+    return "; ".join(dict.fromkeys(refused[part] for part in parts if part in refused))
 
 
 def _scores(
