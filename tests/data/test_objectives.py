@@ -187,3 +187,31 @@ def test_equal_inputs_are_not_exchanged() -> None:
 
 def test_an_empty_input_stays() -> None:
     assert wrong_inputs([example([], [1]), example([], [2])])[1].output.tolist() == [2]
+
+
+def test_a_window_that_fits_no_row_is_cut_until_it_does() -> None:
+    texts = documents(3, 1500)
+    store = examples(texts, BOTH, BYTES, 100, fits=lambda n, m: n + m <= 90)
+    assert len(store) > len(examples(texts, BOTH, BYTES, 100))
+    assert all(len(e.input) + len(e.output) <= 90 for e in store)
+    for d, document in enumerate(
+        texts
+    ):  # nothing is lost: a restoration's output, a continuation's two sides
+        sides = [
+            (e.input, e.output) if e.region == "continuation" else (e.output,)
+            for e in store
+            if e.document == d
+        ]
+        assert "".join(BYTES.decode(side.tolist()) for some in sides for side in some) == document.text
+
+
+def test_a_window_that_can_be_cut_no_smaller_is_refused() -> None:
+    with pytest.raises(UserError, match="can be cut no smaller"):
+        examples(documents(3, 1500), BOTH, BYTES, 100, fits=lambda n, m: n + m <= 1)
+
+
+def test_held_out_windows_that_are_cut_stay_the_same_for_all_regions() -> None:
+    store = examples(documents(3, 1500), BOTH, BYTES, 100, every_region=True, fits=lambda n, m: n + m <= 90)
+    parts = [store.subset(store.region_of(region)) for region in ("continuation", "restoration")]
+    for one, other in zip(*parts, strict=True):
+        assert BYTES.decode([*one.input, *one.output]) == BYTES.decode(other.output.tolist())

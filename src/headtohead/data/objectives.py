@@ -225,9 +225,9 @@ def examples(
     """Cut documents into Examples.
 
     every_region False (training): a window goes to one objective, in turn, so that the mixture is balanced to
-    one example and depends on nothing but the documents. True (held-out text): every window under every
+    one window and depends on nothing but the documents. True (held-out text): every window under every
     objective. A window whose examples don't all fit (text that the tokenizer knows badly) is cut in two until
-    they do, so nothing is lost.
+    they do, each part under the window's objectives, so nothing is lost.
 
     Raises:
         UserError: a window that can be cut no smaller still doesn't fit.
@@ -260,8 +260,9 @@ def _tokenize(
                 else:
                     longest = max(found, key=lambda e: len(e.input) + len(e.output))
                     raise UserError(
-                        f"a window of {names[piece.document]} that can be cut no smaller has {len(longest.input)} input and "
-                        f"{len(longest.output)} output tokens, more than a row holds: set data.row and data.side higher"
+                        f"a window of {names[piece.document]} that can be cut no smaller has "
+                        f"{len(longest.input)} input and {len(longest.output)} output tokens, more than a row "
+                        "holds: set data.row and data.side higher"
                     )
 
     return ExampleStore.build(made(pieces), names, tokenizer.vocabulary)

@@ -1,7 +1,7 @@
 """One decoding loop for every architecture, on the key-value cache.
 
-What may be kept from step to step follows from the visibility rules: the prompt is read at once, under whatever view of
-the input the architecture has, and each new token sees the cache through its coordinates.
+What may be kept from step to step follows from the visibility rules: the prompt is read at once, under whatever
+view of the input the architecture has, and each new token sees the cache through its coordinates.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from headtohead.model.visibility import OUTPUT, PADDING
 
 
 @torch.no_grad()
-def greedy(model: Transformer, layout: Layout, examples: Sequence[Example], max_tokens: int) -> list[list[int]]:
+def greedy(
+    model: Transformer, layout: Layout, examples: Sequence[Example], max_tokens: int
+) -> list[list[int]]:
     """The most probable continuation, token by token, of each example's input (its output is not looked at).
 
-    Rows may differ in length. Generation ends at <end>, which is not returned, or after `max_tokens`; no other special
-    token can be chosen.
+    Rows may differ in length. Generation ends at <end>, which is not returned, or after `max_tokens`; no other
+    special token can be chosen.
     """
     prompt = prompts(layout, examples)
     room = {name: tokens.ids.shape[1] + max_tokens for name, tokens in prompt.items()}
