@@ -39,6 +39,9 @@ def test_groups_and_near_duplicates_are_never_parted() -> None:
     where = parts(splits)
     assert all(where[d.name] == where[f"copy of {d.name}"] == where[f"fellow of {d.name}"] for d in texts)
     assert splits.merged == 40
+    group = {d.name: d.group for part in (splits.train, splits.tune, splits.test) for d in part}
+    assert all(group[d.name] == group[f"copy of {d.name}"] == group[f"fellow of {d.name}"] for d in texts)
+    assert len(set(group.values())) == 40
     assert set(where.values()) == {"train", "tune", "test"}
 
 

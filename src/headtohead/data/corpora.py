@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -284,6 +284,8 @@ def split_by_group(
 ) -> Splits[T]:
     """Split by whole groups: documents of a group, and near-duplicates, are never parted.
 
+    What is joined has one `group` in the parts, so that whoever counts documents can count it once.
+
     A group's part follows from the sha256 of its name alone, so adding a document does not move the others.
     Shares are of groups, in expectation. A part that the hash leaves empty gets the group next to it in the
     order of hashes. Texts shorter than `smallest_bytes` are dropped and counted (give 0 for pairs). A corpus
@@ -308,10 +310,15 @@ def split_by_group(
     part = dict.fromkeys(in_test, "test") | dict.fromkeys(in_tune, "tune")
     parts: dict[str, list[T]] = {"train": [], "tune": [], "test": []}
     for document, group in zip(cut, groups, strict=True):
-        parts[part.get(group, "train")].append(document)
+        parts[part.get(group, "train")].append(_in_group(document, group))
     return Splits(
         tuple(parts["train"]), tuple(parts["tune"]), tuple(parts["test"]), dropped, merged, sectioned
     )
+
+
+def _in_group(document: T, group: str) -> T:
+    same = document.group == group
+    return document if same else cast("T", replace(cast("Document", document), group=group))
 
 
 def _cut_few(documents: list[T]) -> list[T]:

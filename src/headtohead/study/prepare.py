@@ -34,6 +34,9 @@ from headtohead.files import explain_os_error, make_folder, read_json, write_ato
 from headtohead.study.plan import DataSettings, Study
 
 PARTS = ("train", "tune", "test")
+SCORED_PARTS = ("tune", "test")
+FORMAT = 2
+"""Of data.json: what another version prepared is made again."""
 OBJECTIVES: dict[str, Callable[[], Objective]] = {"continuation": PrefixLM, "restoration": Restoration}
 
 
@@ -65,7 +68,8 @@ def read_source(text: Sequence[Path], pairs: Path | None, field: str) -> Source:
 def fingerprint(study: Study, source: Source) -> dict[str, Any]:
     """What decides the prepared data: the text and every setting that cuts it."""
     settings = study.data.model_dump(mode="json")
-    return {"corpus_sha256": source.material.sha256, **settings, "regions": list(regions(study, source))}
+    found = {"corpus_sha256": source.material.sha256, **settings, "regions": list(regions(study, source))}
+    return {"format": FORMAT, **found}
 
 
 def regions(study: Study, source: Source) -> tuple[str, ...]:
@@ -144,6 +148,7 @@ def _prepare(settings: DataSettings, source: Source, found: Sequence[str], folde
         "merged_groups": splits.merged,
         "sectioned": splits.sectioned,
         "splits": {part: _size(splits, part, stores[part]) for part in PARTS},
+        "groups": {part: [d.group for d in getattr(splits, part)] for part in SCORED_PARTS},
         "stores": {part: read_json(folder / f"{part}.json", "the prepared data")["sha256"] for part in PARTS},
         "regions": list(found),
     }

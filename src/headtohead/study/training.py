@@ -160,6 +160,7 @@ def trained(
             None,
             {},
         )
+    identity["compiled"] = done.runtime.compiled  # where the compiler failed it is not what was asked for
     began = time.monotonic()
     report("scoring", recipe.steps or 0, 0.0, None)
     model.eval()
@@ -191,6 +192,8 @@ class _Data:
         self.tune = ExampleStore.open(where, "tune")
         split = description["evaluation"]["split"]
         self.scored = self.tune if split == "tune" else ExampleStore.open(where, split)
+        self.groups: list[str] = there["groups"][split]
+        """Of each document of `scored`: documents of one group count as one where they are compared."""
         self.tokenizer: Tokenizer = load_tokenizer(where / "tokenizer.json")
 
 
@@ -278,6 +281,7 @@ def _scored(
         "all_tokens_bits_per_byte": _all_tokens(model, layout, shown, per_batch),
         "documents": {
             "names": first,
+            "groups": [data.groups[d] for d in apart[data.regions[0]].documents],
             "bytes": {region: list(found.bytes) for region, found in apart.items()},
             "bits": {region: list(found.bits) for region, found in apart.items()},
         },
