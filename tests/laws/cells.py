@@ -68,8 +68,9 @@ def merged_attention() -> Architecture:
 
 
 def block_double_decoder(block: int = 4) -> Architecture:
-    """Two stacks over the whole text: the second attends causally within its block, and across to the first
-    stack's states of earlier blocks alone. The first may then see all of each block at once.
+    """Two stacks over the whole text (arXiv 2605.18807): the second attends causally within its block, and
+    across to the first stack's states of earlier blocks alone. The first may then see all of each block at
+    once.
     """
     return Architecture(
         name="block-double-decoder",

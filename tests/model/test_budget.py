@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -134,14 +133,14 @@ def test_causal_lm_without_input() -> None:
 
 
 def test_the_largest_size_is_counted_at_once_and_without_torch() -> None:
-    began = time.perf_counter()
     code = (
-        "import sys, headtohead.model.matching as m, headtohead.model.budget as b, headtohead.model.reach;"
-        "from headtohead.model.architecture import architecture;"
-        "b.flops(architecture('redllm-8b'), 1024, 1024); assert 'torch' not in sys.modules"
+        "import sys, time, headtohead.model.matching, headtohead.model.budget as b, headtohead.model.reach;"
+        "from headtohead.model.architecture import architecture; began = time.process_time();"
+        "b.flops(architecture('redllm-8b'), 1024, 1024); print(time.process_time() - began);"
+        "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert time.perf_counter() - began < 10  # 0.5 s alone; the rest is room for a busy machine
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 0.5  # CPU seconds; 0.02 where this was written
 
 
 def test_reads_of_a_both_stream_count_input_and_output() -> None:

@@ -27,6 +27,8 @@ from headtohead.model.visibility import (
     sequence,
 )
 
+UNHURRIED = settings(deadline=None)  # a busy machine is no failure
+
 leaves = st.sampled_from(list(rules.WORDS.values())) | st.builds(
     lambda make, n: make(n), st.sampled_from(list(rules.SIZED.values())), st.integers(1, 5)
 )
@@ -57,12 +59,14 @@ def tensors(c: Coordinates) -> Coordinates:
 
 
 @given(visibilities)
+@UNHURRIED
 def test_str_and_parse_are_inverse(rule: Visibility) -> None:
     assert Visibility.parse(str(rule)) == rule
     assert hash(Visibility.parse(str(rule))) == hash(rule)
 
 
 @given(visibilities, tokens, tokens, st.sampled_from([3, 4, 6]))
+@UNHURRIED
 def test_dense_is_what_the_rule_says_pair_by_pair(
     rule: Visibility, q: list[Token], k: list[Token], heads: int
 ) -> None:
@@ -73,6 +77,7 @@ def test_dense_is_what_the_rule_says_pair_by_pair(
 
 
 @given(visibilities, tokens, tokens, st.sampled_from([3, 4]))
+@UNHURRIED
 def test_count_is_the_sum_of_the_mask(rule: Visibility, q: list[Token], k: list[Token], heads: int) -> None:
     assert rule.count(coordinates(q), coordinates(k), heads) == mask(rule, q, k, heads).sum()
 
@@ -85,6 +90,7 @@ def test_count_is_the_same_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(visibilities, tokens, tokens)
+@UNHURRIED
 def test_tensors_give_the_same_mask_as_arrays(rule: Visibility, q: list[Token], k: list[Token]) -> None:
     arrays = rule.dense(coordinates(q), coordinates(k), 4)
     dense = rule.dense(tensors(coordinates(q)), tensors(coordinates(k)), 4)
@@ -103,6 +109,7 @@ def test_mask_mod_gives_flex_attention_the_same_mask(
 
 
 @given(visibilities, tokens)
+@UNHURRIED
 def test_append_only_means_that_nobody_sees_a_later_position(rule: Visibility, some: list[Token]) -> None:
     seen = mask(rule, some, some, 4).any(axis=0)
     later = [[k.position > q.position for k in some] for q in some]
