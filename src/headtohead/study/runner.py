@@ -74,7 +74,8 @@ def study(
         record = _record(file, overrides, plan, rates, arms, data, basis, runs, chosen, committed)
         _keep_promises(folder, record)
         write_atomic(folder / "plan.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-        supervisor = Supervisor(folder, (rates or plan).title, runs, side_by_side, page=rates is None)
+        windows = None if rates else plan.evaluation.test_windows
+        supervisor = Supervisor(folder, (rates or plan).title, runs, side_by_side, windows)
         signal.signal(signal.SIGTERM, _interrupt)
         try:
             supervisor.work()

@@ -3,95 +3,48 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from headtohead.files import make_folder, write_atomic
+from headtohead.files import make_folder, read_json, write_atomic
+from headtohead.study.asides import BASELINES, PAGE, Aside
 from headtohead.study.display import Display, State, Working, duration
-from headtohead.study.processes import PARENT, Worker
+from headtohead.study.processes import Worker
 from headtohead.study.results import STOPPED, folder_of, is_done, write_results
 from headtohead.study.schedule import Run, identity_of
 from headtohead.study.worker import LOCK_SECONDS, claimed, progress_of
+from headtohead.study.yardsticks import found_baselines
 
 DEATHS = 3
 """How often in a row a run's process may be killed without getting further before the run is given up."""
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 15.0
 """How long workers may take to write a checkpoint when the study is interrupted."""
-PAGE = """
-import sys
-from pathlib import Path
-from headtohead.study.processes import end_with_parent
-end_with_parent()
-from headtohead.study.report import write_report
-write_report(Path(sys.argv[1]))
-"""
-
-
-class Page:
-    """Writes the study's page in a process of its own, one at a time; what goes wrong there is told in one
-    line.
-    """
-
-    def __init__(self, out: Path, wanted: bool) -> None:
-        self.out, self.wanted = out, wanted
-        self.process: subprocess.Popen[bytes] | None = None
-        self.due = False
-        self.log = out / "page.log"
-
-    def renew(self) -> None:
-        """Have the page written anew, now or as soon as the one being written is done."""
-        self.due = self.wanted
-
-    def tend(self) -> str | None:
-        """Start or collect the process; a line when the page failed."""
-        line = None
-        if self.process is not None and self.process.poll() is not None:
-            code, self.process = self.process.returncode, None
-            if code:
-                reason = self._reason() or f"exit code {code}"
-                line = f"the page could not be written ({reason}); the study goes on"
-        if self.process is None and self.due:
-            self.due = False
-            environment = {**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": "1"}
-            with open(self.log, "wb") as log:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-c", PAGE, str(self.out)],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
-                )  # fmt: skip
-        return line
-
-    def finish(self) -> str | None:
-        """Wait for the last page."""
-        line = None
-        while self.process is not None or self.due:
-            line = self.tend() or line
-            time.sleep(POLL_SECONDS)
-        return line
-
-    def stop(self) -> None:
-        """End it: the page of before stays."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-    def _reason(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
 
 
 class Supervisor:
-    """The runs of a study in their order, `workers` of them at a time."""
+    """The runs of a study in their order, `workers` of them at a time.
 
-    def __init__(self, out: Path, title: str, runs: Sequence[Run], workers: int, page: bool) -> None:
-        self.out, self.runs, self.workers = out, runs, workers
+    Args:
+        windows: how many windows of each region the baselines are measured on; None for a study without a
+        page.
+    """
+
+    def __init__(self, out: Path, title: str, runs: Sequence[Run], workers: int, windows: int | None) -> None:
+        self.out, self.runs, self.workers, self.windows = out, runs, workers, windows
         self.display = Display(title)
-        self.page = Page(out, page)
+        self.page = Aside("writing the page", PAGE, str(out), log=out / "page.log")
+        data = out / "data"
+        self.yardsticks = Aside(
+            "measuring the baselines",
+            BASELINES,
+            str(data),
+            str(windows),
+            log=data / "baselines.log",
+            then=self._add_baselines,
+        )
         self.waiting = [run for run in runs if not is_done(folder_of(out, run))]
         self.active: dict[str, tuple[Run, Worker]] = {}
         self.by_name = {run.name: run for run in runs}
@@ -110,18 +63,23 @@ class Supervisor:
             done = len(self.runs) - len(self.waiting)
             again = f", {done} of them finished before" if done else ""
             self.display.say(f"{len(self.runs)} runs{again}, {self.workers} side by side, in {self.out}")
-            if done:
-                self.page.renew()
+            if self.windows is not None:
+                if found_baselines(self.out / "data", self.windows) is None:
+                    self.yardsticks.renew()
+                else:
+                    self._add_baselines()
+            self._renew_page()
             try:
                 while self.waiting or self.active:
                     self._fill()
                     self._collect()
-                    self._tend_page()
+                    self._tend()
                     self.display.show(self._state())
                     time.sleep(POLL_SECONDS)
-                self.page.renew()
-                if line := self.page.finish():
-                    self.display.say(line)
+                for aside in (self.yardsticks, self.page):
+                    self._renew_page()
+                    if line := aside.finish():
+                        self.display.say(line)
             finally:
                 self._end()
         stopped = f", {self.stopped} stopped" if self.stopped else ""
@@ -184,7 +142,7 @@ class Supervisor:
                 f"{region} {value:.4f}" for region, value in mine.get("bits_per_byte", {}).items()
             )
             self.display.say(f"{run.name} finished in {duration(took)}: {scores} bits per byte")
-        self.page.renew()
+        self._renew_page()
 
     def _died(self, run: Run, worker: Worker, signal_number: int) -> None:
         """Killed from outside: on from its checkpoint, unless it keeps dying at one place."""
@@ -210,11 +168,24 @@ class Supervisor:
         )
         self.display.say(f"{run.name} stopped: {reason}")
         write_results(self.out, self.runs)
-        self.page.renew()
+        self._renew_page()
 
-    def _tend_page(self) -> None:
-        if line := self.page.tend():
-            self.display.say(line)
+    def _renew_page(self) -> None:
+        if self.windows is not None:
+            self.page.renew()
+
+    def _add_baselines(self) -> None:
+        """Put the baselines into plan.json, where the page finds them."""
+        assert self.windows is not None
+        plan = read_json(self.out / "plan.json", "the plan")
+        plan["data"]["baselines"] = found_baselines(self.out / "data", self.windows)
+        write_atomic(self.out / "plan.json", json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
+        self._renew_page()
+
+    def _tend(self) -> None:
+        for aside in (self.yardsticks, self.page):
+            if line := aside.tend():
+                self.display.say(line)
 
     def _end(self) -> None:
         """Nothing is left running: workers are asked to write a checkpoint and end, then made to."""
@@ -226,7 +197,8 @@ class Supervisor:
             time.sleep(0.05)
         for _, worker in self.active.values():
             worker.stop()
-        self.page.stop()
+        for aside in (self.yardsticks, self.page):
+            aside.stop()
 
     def _state(self) -> State:
         working: list[Working] = []
