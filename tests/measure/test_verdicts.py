@@ -11,8 +11,12 @@ import pytest
 from tests.measure.simulation import World
 
 from headtohead.errors import UserError
+from headtohead.measure.claims import RULES
+from headtohead.measure.power import PRIOR, smallest_detectable_effect
 from headtohead.measure.statistics import Comparison, Contrast
-from headtohead.measure.verdicts import RULES, ClaimVerdict, Judgement, judge, sentence
+from headtohead.measure.variance import Components
+from headtohead.measure.verdicts import ClaimVerdict, Judgement, detectable_before, judge
+from headtohead.measure.wording import sentence
 
 ARMS = ("all-tokens", "causal", "prefix", "two-causal", "two-full", "double")
 REGIONS = ("continuation", "restoration")
@@ -261,6 +265,15 @@ def test_undecided_says_what_would_settle_it() -> None:
     for v in undecided:
         assert "would settle it" in v.sentence or "would not settle it" in v.sentence
         assert "if the difference stays where it is" in v.sentence and "−" in v.sentence + "−"
+
+
+def test_before_the_run_the_family_is_that_of_the_judgement() -> None:
+    """4 contrasts and an edge in 2 regions are 10 comparisons; more seeds or documents find smaller ones."""
+    one = detectable_before(STUDY, 20)
+    assert one == smallest_detectable_effect(PRIOR, arms=6, seeds=3, documents=20, comparisons=10)
+    assert detectable_before({**STUDY, "seeds": [1, 2, 3, 4, 5]}, 20) < one
+    assert detectable_before(STUDY, 40) < one
+    assert detectable_before(STUDY, 20, Components(seed=0.003, document=0.001)) < one
 
 
 def test_claims_are_wrongly_contradicted_at_most_one_time_in_twenty() -> None:

@@ -11,12 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from headtohead.errors import UserError
-from headtohead.measure.power import MOST_SEEDS, Settle
+from headtohead.measure.claims import (
+    RULES,
+    ClaimOutcome,
+    RegionFinding,
+    does_not_beat,
+    edge_goes_away,
+    together,
+)
+from headtohead.measure.power import PRIOR, smallest_detectable_effect
 from headtohead.measure.statistics import (
     Comparison,
     Contrast,
@@ -27,32 +35,13 @@ from headtohead.measure.statistics import (
     gate,
     levels,
 )
+from headtohead.measure.variance import Components
+from headtohead.measure.wording import sentence
 
 Result = Mapping[str, Any]
-ClaimOutcome = Literal["supported", "contradicted", "undecided"]
 
 GATED = "visibility"
 """The factor whose contrasts are judged only where the input is used enough."""
-
-RULES: dict[str, str] = {
-    "does-not-beat": (
-        "Each contrast goes from the plainer arm to the one that is said not to beat it. Supported: "
-        "in every contrast and region the whole 95 % interval lies above minus the margin, so no gain "
-        "as large as the margin is left. Contradicted: in one contrast and region the gain is "
-        "different from zero after Holm's correction and its whole interval lies beyond the margin. "
-        "Undecided: anything else, and wherever a contrast is not judged."
-    ),
-    "edge-goes-away": (
-        "The first contrast is at equal parameters, the second goes on from it to more parameters; "
-        "both together are the edge. Supported: in every region the edge is different from zero after "
-        "Holm's correction with its whole 95 % interval beyond the margin, while at equal parameters "
-        "the whole interval lies above minus the margin. Contradicted: in one region there is, at "
-        "equal parameters, a gain that is different from zero after Holm's correction with its whole "
-        "interval beyond the margin. Undecided: anything else, also where there is no edge to "
-        "explain."
-    ),
-}
-"""Decision rules by name, as they are printed. A difference below zero is a gain: fewer bits per byte."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +59,6 @@ class Verdict:
     value_of_input: float
     sentence: str
     cautions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RegionFinding:
-    """How a claim stands in one region, and why."""
-
-    region: str
-    outcome: ClaimOutcome
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -170,6 +150,20 @@ def judge(
         edges=tuple(v for v in verdicts if v.name in edge_names),
         claims=tuple(_claim(claim, verdicts, regions, margin, final) for claim in study.get("claims", ())),
         levels={region: tuple(levels(t)) if t else () for region, t in scores.items()},
+    )
+
+
+def detectable_before(study: Mapping[str, Any], documents: int, components: Components = PRIOR) -> float:
+    """The smallest difference, in bits per byte, that the study will find with power 0.8: before it runs.
+
+    For the family that `judge` corrects for, and so many held-out documents. See `smallest_detectable_effect`.
+    """
+    return smallest_detectable_effect(
+        components,
+        arms=len(study["arms"]),
+        seeds=len(study["seeds"]),
+        documents=documents,
+        comparisons=len(_planned(study)) * len(study["data"]["regions"]),
     )
 
 
@@ -288,72 +282,6 @@ def _verdict(
     return Verdict(planned.contrast.name, planned.factor, region, comparison, value, text, tuple(cautions))
 
 
-def sentence(phrase: str, region: str, c: Comparison, margin: float) -> str:
-    """One comparison in plain words, such as "A full view of the input: restoration takes 0.031 bits per
-    byte less (95 % interval 0.024 to 0.038): different."
-
-    `phrase` is what `arm_to` has and `arm_from` has not.
-    """
-    if c.outcome in ("no verdict", "not judged"):
-        return f"{phrase}: {c.outcome} in {region}: {c.reason}."
-    low, high = c.interval
-    # Rounding must not make an interval inside the margin look as if it touched it.
-    close = any(abs(abs(bound) - margin) < 0.0005 for bound in c.interval)
-    digits = 4 if margin < 0.005 or close else 3
-    limit = f"{margin:.{digits}f}"
-    if c.beyond_zero:
-        how, ends = ("less", (-high, -low)) if c.difference < 0 else ("more", (low, high))
-        after = f"{c.outcome} of {limit}" if c.inside_margin else c.outcome
-        open_question = (
-            "" if c.inside_margin or c.beyond_margin else f" By more than the margin of {limit}? Undecided."
-        )
-        return (
-            f"{phrase}: {region} takes {abs(c.difference):.{digits}f} bits per byte {how} "
-            f"(95 % interval {ends[0]:.{digits}f} to {ends[1]:.{digits}f}): {after}.{open_question}"
-        )
-    difference, low_text, high_text = (_signed(x, digits) for x in (c.difference, low, high))
-    if c.outcome == "no difference":
-        return (
-            f"{phrase}: no difference in {region}: {difference} bits per byte "
-            f"(95 % interval {low_text} to {high_text}, inside the margin of ±{limit})."
-        )
-    return (
-        f"{phrase}: undecided in {region}: {difference} bits per byte "
-        f"(95 % interval {low_text} to {high_text}); {c.reason}. {_settling(c.settle)}"
-    )
-
-
-def _signed(x: float, digits: int) -> str:
-    """With a sign and a true minus; a zero has none."""
-    text = f"{abs(x):.{digits}f}"
-    return text if float(text) == 0 else ("−" if x < 0 else "+") + text
-
-
-def _settling(settle: Settle | None) -> str:
-    """What would settle it, if the difference stays where it is."""
-    if settle is None:
-        return ""
-    documents = (
-        None
-        if settle.documents is None
-        else f"{settle.documents:,} held-out documents like these ({settle.document_bytes or 0:,} bytes)"
-    )
-    if settle.seeds is not None and documents:
-        text = f"{settle.seeds} seeds would settle it, or {documents}"
-    elif settle.seeds is not None:
-        text = f"{settle.seeds} seeds would settle it; no number of held-out documents alone would"
-    elif documents:
-        text = f"Seeds alone would not settle it; {documents} would"
-    elif settle.both:
-        text = (
-            "Neither more seeds nor more held-out documents alone would settle it; "
-            f"{settle.both[0]} seeds with {settle.both[1]:,} documents would"
-        )
-    else:
-        text = f"Even {MOST_SEEDS} seeds with as many times the held-out documents would not settle it"
-    return f"{text}, if the difference stays where it is."
-
-
 # -- from sentences to claims
 
 
@@ -372,80 +300,15 @@ def _claim(
         here = {v.name: v.comparison for v in verdicts if v.region == region}
         cells = [here[name] for name in claim["contrasts"]]
         if rule == "does-not-beat":
-            found.append(_does_not_beat(region, cells, margin))
+            found.append(does_not_beat(region, cells, margin))
         else:
-            found.append(_edge_goes_away(region, cells[0], here[_edge(claim)], margin))
+            found.append(edge_goes_away(region, cells[0], here[_edge(claim)], margin))
     if not final:
         found = [replace(f, outcome="undecided", reason="the study is not finished") for f in found]
-    outcome = _together([f.outcome for f in found])
+    outcome = together([f.outcome for f in found])
     if final:
         details = "; ".join(f"{f.region}: {f.outcome} ({f.reason})" for f in found)
         text = f"{outcome.capitalize()} at this scale. {details[0].upper()}{details[1:]}."
     else:
         text = "Undecided: the study is not finished."
     return ClaimVerdict(claim["key"], claim["sentence"], RULES[rule], outcome, tuple(found), text)
-
-
-def _together(outcomes: Sequence[ClaimOutcome]) -> ClaimOutcome:
-    """A claim speaks of all cells: one that contradicts it is enough, and it takes all of them to support
-    it.
-    """
-    if "contradicted" in outcomes:
-        return "contradicted"
-    return "supported" if outcomes and all(o == "supported" for o in outcomes) else "undecided"
-
-
-def _gains(c: Comparison) -> bool:
-    """`arm_to` is better, and by more than the margin."""
-    return c.beyond_margin and c.difference < 0
-
-
-def _silent(c: Comparison) -> bool:
-    return c.outcome in ("no verdict", "not judged")
-
-
-def _does_not_beat(region: str, cells: Sequence[Comparison], margin: float) -> RegionFinding:
-    """RULES["does-not-beat"] in one region."""
-    outcomes: list[ClaimOutcome] = []
-    reasons: list[str] = []
-    for c in cells:
-        if _silent(c):
-            outcomes.append("undecided")
-            reasons.append(f"{c.contrast.name}: {c.outcome}")
-        elif _gains(c):
-            outcomes.append("contradicted")
-            reasons.append(f"{c.contrast.name}: a gain beyond the margin")
-        elif c.interval[0] > -margin:
-            outcomes.append("supported")
-            reasons.append(f"{c.contrast.name}: no gain as large as the margin")
-        else:
-            outcomes.append("undecided")
-            reasons.append(f"{c.contrast.name}: a gain as large as the margin is neither shown nor ruled out")
-    return RegionFinding(region, _together(outcomes), ", ".join(reasons))
-
-
-def _edge_goes_away(region: str, equal: Comparison, edge: Comparison, margin: float) -> RegionFinding:
-    """RULES["edge-goes-away"] in one region."""
-    if not _silent(equal) and _gains(equal):
-        return RegionFinding(
-            region, "contradicted", "the edge is there at equal parameters, beyond the margin"
-        )
-    if _silent(equal) or _silent(edge):
-        return RegionFinding(region, "undecided", "no verdict on a contrast it rests on")
-    if not _gains(edge):
-        none = edge.interval[0] > -margin
-        why = (
-            "no edge to explain, even with more parameters"
-            if none
-            else "the edge with more parameters is not shown"
-        )
-        return RegionFinding(region, "undecided", why)
-    if equal.interval[0] > -margin:
-        return RegionFinding(
-            region, "supported", "an edge with more parameters, none as large as the margin at equal ones"
-        )
-    return RegionFinding(
-        region,
-        "undecided",
-        "an edge at equal parameters as large as the margin is neither shown nor ruled out",
-    )
