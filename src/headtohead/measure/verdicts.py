@@ -156,7 +156,7 @@ def judge(
 def detectable_before(study: Mapping[str, Any], documents: int, components: Components = PRIOR) -> float:
     """The smallest difference, in bits per byte, that the study will find with power 0.8: before it runs.
 
-    For the family that `judge` corrects for, and so many held-out documents. See `smallest_detectable_effect`.
+    For the family that `judge` corrects for, and so many documents. See `smallest_detectable_effect`.
     """
     return smallest_detectable_effect(
         components,
