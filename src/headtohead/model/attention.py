@@ -52,7 +52,7 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     backward, bf16, 256 × 256, one thread); elsewhere that kernel is the one to use.
     """
     if q.device.type == "cpu":
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + mask.added  # fp32 from here: `added` is
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + mask.added  # fp32 from here, as `added` is
         out = scores.softmax(dim=-1).to(v.dtype) @ v
     else:
         out = attend_kernel(q, k, v, mask)

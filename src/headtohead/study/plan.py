@@ -244,7 +244,7 @@ class Study(Frozen):
 
 
 class RatesStudy(Frozen):
-    """The search of each arm's learning rate: every arms gets the same values, scored on the tuning split."""
+    """The search of each arm's learning rate: every arm gets the same values, scored on the tuning split."""
 
     kind: Literal["rates"]
     name: Key

@@ -38,8 +38,7 @@ def first_nonfinite_layer(model: nn.Module, forward: Callable[[], Any]) -> str |
     """Name of the first module, in forward order, whose output is not finite while ``forward`` runs, or None.
 
     Inner modules end before the one that holds them, so the name is the innermost. Compiled blocks run
-    eagerly
-    here: a hook can't see into a compiled one.
+    eagerly here: a hook can't see into a compiled one.
     """
 
     def hook_for(name: str) -> Callable[[nn.Module, Any, Any], None]:

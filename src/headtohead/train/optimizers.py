@@ -57,8 +57,7 @@ def make_optimizer(model: Transformer, recipe: Recipe) -> torch.optim.AdamW:
         lr=recipe.learning_rate,
         betas=recipe.betas,
         eps=recipe.eps,
-        # One pass over each tensor instead of a dozen; elementwise, so its bits don't depend on how it is
-        # cut.
+        # One pass over each tensor, not a dozen; elementwise, so its bits don't depend on how it is cut.
         fused=True,
     )
 
