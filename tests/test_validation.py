@@ -19,11 +19,26 @@ class Wheel(Strict):
     spokes: Annotated[int, Field(ge=3)] = 32
 
 
+class Door(Strict):
+    name: Annotated[str, Field(min_length=1)]
+    open: bool | None = None
+    handle: str | None = None
+
+    @model_validator(mode="after")
+    def _says(self) -> Door:
+        if self.open is None and self.handle is None:
+            raise ValueError("a door says 'open' or 'handle'")
+        return self
+
+
 class Car(Strict):
     colour: Literal["red", "green"] = "red"
     speed: Annotated[float, Field(gt=0)]
     wheels: Annotated[tuple[Wheel, ...], Field(strict=False)] = ()
     spare: Wheel | None = None
+    doors: Annotated[tuple[Door, ...], Field(strict=False)] = ()
+    seats: Annotated[tuple[int, ...], Field(strict=False, min_length=2)] = (1, 2)
+    pair: Annotated[tuple[int, int], Field(strict=False)] = (1, 2)
 
     @model_validator(mode="after")
     def _goes(self) -> Car:
@@ -38,11 +53,11 @@ class Car(Strict):
     ("data", "message"),
     [
         ({"speeed": 1.0}, "unknown key 'speeed': did you mean 'speed'? (and 1 more problem)"),
-        ({"speed": 1, "x": 2}, "unknown key 'x': it can be colour, spare, speed, wheels"),
+        ({"speed": 1, "x": 2}, "unknown key 'x': it can be colour, doors, pair, seats, spare, speed, wheels"),
         ({}, "the key 'speed' is missing"),
         ({"speed": -1}, "speed = -1: it should be greater than 0"),
-        ({"speed": "fast"}, 'speed = "fast": it should be a valid number'),
-        ({"speed": True}, "speed = true: it should be a valid number"),
+        ({"speed": "fast"}, 'speed = "fast": it should be a number'),
+        ({"speed": True}, "speed = true: it should be a number"),
         (
             {"speed": 1, "colour": "gren"},
             "colour = \"gren\": it should be 'red' or 'green'; did you mean 'green'?",
@@ -50,7 +65,22 @@ class Car(Strict):
         ({"speed": 1, "wheels": [{}, {"spoke": 9}]}, "unknown key 'wheels[1].spoke': did you mean 'spokes'?"),
         ({"speed": 1, "spare": {"spokes": 2}}, "spare.spokes = 2: it should be greater than or equal to 3"),
         ({"speed": 1, "spare": {"spoke": 2}}, "unknown key 'spare.spoke': did you mean 'spokes'?"),
-        ({"speed": "x" * 99}, f'speed = "{"x" * 56}…: it should be a valid number'),
+        ({"speed": "x" * 99}, f'speed = "{"x" * 56}…: it should be a number'),
+        ({"speed": 1, "spare": 4}, "spare = 4: it should be a table"),
+        ({"speed": 1, "wheels": {"a": 1}}, "wheels = {…}: it should be a list in brackets"),
+        ({"speed": 1, "wheels": [{"spokes": "9"}]}, 'wheels[0].spokes = "9": it should be a whole number'),
+        ({"speed": 1, "seats": []}, "seats = []: it should have at least 2 entries"),
+        ({"speed": 1, "seats": [1]}, "seats = [1]: it should have at least 2 entries"),
+        # An entry that is wrong is one too few besides, and not worth a second word.
+        ({"speed": 1, "seats": [1, "x"]}, 'seats[1] = "x": it should be a whole number'),
+        ({"speed": 1, "pair": [1]}, "pair = [1]: it has too few entries"),
+        ({"speed": 1, "pair": [1, 2, 3]}, "pair = [1, 2, 3]: it should have at most 2 entries"),
+        (
+            {"speed": 1, "doors": [{"name": "left", "opn": True}]},
+            "unknown key 'doors.left.opn': did you mean 'open'?",
+        ),
+        ({"speed": 1, "doors": [{"name": "", "open": True}]}, 'doors[0].name = "": it should not be empty'),
+        ({"speed": 1, "doors": [{"name": "left"}]}, "doors.left: a door says 'open' or 'handle'"),
         ({"speed": 13}, "speed = 13 brings bad luck: take 12 or 14"),
         ({"speed": 14}, "speed = 14 is told by a parser of its own"),
     ],

@@ -1,5 +1,7 @@
 """The exceptions that are meant for the person at the keyboard."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -15,6 +17,15 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         # Messages often quote foreign text (an exception, a line of a file): no line break may split them.
         super().__init__(" ".join(message.split()))
+
+
+@contextmanager
+def about(what: object) -> Iterator[None]:
+    """Put what it is about before an error that is raised inside: ``with about(path): …``."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{what}: {error}") from error
 
 
 class Interrupted(UserError):

@@ -32,14 +32,35 @@ def validated(model_class: type[M], data: Mapping[str, Any], where: str) -> M:
     try:
         return model_class.model_validate(data)
     except ValidationError as error:
-        details = error.errors(include_url=False)
-        details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
-        more = len(details) - 1
-        rest = f" (and {more} more {'problem' if more == 1 else 'problems'})" if more else ""
-        raise UserError(f"{where}: {_explain(model_class, details[0])}{rest}") from error
+        raise UserError(f"{where}: {explained(model_class, error, data)}") from error
     except UserError as error:
         # A validator that parses a little language of its own (a visibility) has told the matter already.
         raise UserError(f"{where}: {error}") from error
+
+
+def explained(model_class: type[BaseModel], error: ValidationError, data: Any = None) -> str:
+    """pydantic's report in one line: its first problem, and how many more there are.
+
+    Args:
+        data: what was read, to call the entries of a list by their ``key`` or ``name``.
+    """
+    details = error.errors(include_url=False)
+    places = [detail["loc"] for detail in details]
+    # An entry that is wrong also counts as one too few in its list: only the first is news.
+    details = [
+        detail
+        for detail in details
+        if detail["type"] != "too_short"
+        or not any(len(place) > len(detail["loc"]) and _begins(place, detail["loc"]) for place in places)
+    ]
+    details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
+    more = len(details) - 1
+    rest = f" (and {more} more {'problem' if more == 1 else 'problems'})" if more else ""
+    return f"{_explain(model_class, details[0], data)}{rest}"
+
+
+def _begins(place: tuple[int | str, ...], beginning: tuple[int | str, ...]) -> bool:
+    return place[: len(beginning)] == beginning
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -55,13 +76,33 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"it can be {', '.join(names)}" if len(names) <= 30 else f"there are {len(names)} of them"
 
 
-def _explain(model_class: type[BaseModel], detail: ErrorDetails) -> str:
+RIGHT: dict[str, str] = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text in quotes",
+    "tuple_type": "a list in brackets",
+    "list_type": "a list in brackets",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+}
+"""What would be right, by pydantic's kind of error, in the words of a TOML file."""
+
+
+def _explain(model_class: type[BaseModel], detail: ErrorDetails, data: Any) -> str:
     loc, value, kind = detail["loc"], detail["input"], detail["type"]
-    key = _dotted(loc)
+    key = _dotted(loc, data)
     message = detail["msg"]
     if kind == "extra_forbidden":
         known = _fields_at(model_class, loc[:-1])
         return f"unknown key '{key}': {suggest(str(loc[-1]), known)}" if known else f"unknown key '{key}'"
+    if kind == "missing" and isinstance(loc[-1], int):
+        return f"{_dotted(loc[:-1], data)} = {_shown(value)}: it has too few entries"
     if kind == "missing":
         return f"the key '{key}' is missing"
     if kind == "literal_error":
@@ -72,16 +113,37 @@ def _explain(model_class: type[BaseModel], detail: ErrorDetails) -> str:
     if kind in ("value_error", "assertion_error"):
         # The words of one of our own validators; one that looks at several keys at once names them itself.
         message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        return f"{key} = {_shown(value)}: {message}" if loc and not isinstance(value, Mapping) else message
-    message = message.removeprefix("Input should be ").removeprefix("Input ")
+        if not loc:
+            return message
+        return f"{key}: {message}" if isinstance(value, Mapping) else f"{key} = {_shown(value)}: {message}"
+    if kind in ("too_short", "too_long"):
+        limits = detail.get("ctx", {})
+        least, most = limits.get("min_length"), limits.get("max_length")
+        bound = f"at least {least}" if kind == "too_short" else f"at most {most}"
+        return (
+            f"{key} = {_shown(value)}: it should have {bound} {'entry' if 1 in (least, most) else 'entries'}"
+        )
+    if kind == "string_too_short":
+        return f"{key} = {_shown(value)}: it should not be empty"
+    message = RIGHT.get(kind, message.removeprefix("Input should be ").removeprefix("Input "))
     return f"{key} = {_shown(value)}: it should be {message}" if key else f"it should be {message}"
 
 
-def _dotted(loc: tuple[int | str, ...]) -> str:
-    """``("arms", 2, "name")`` -> ``arms[2].name``: counted from 0, as the data is."""
+def _dotted(loc: tuple[int | str, ...], data: Any = None) -> str:
+    """``("arms", 2, "label")`` -> ``arms.prefix.label`` where that entry of ``data`` has a key or name, the
+    path that ``--set`` takes too; else ``arms[2].label``, counted from 0 as the data is.
+    """
     text = ""
     for part in loc:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            data = None
+        if isinstance(part, int):
+            name = data.get("key", data.get("name")) if isinstance(data, Mapping) else None
+            text += f".{name}" if isinstance(name, str) and name else f"[{part}]"
+        else:
+            text += f".{part}" if text else part
     return text
 
 
