@@ -9,7 +9,8 @@ from typing import get_args
 import pytest
 
 from headtohead.errors import UserError
-from headtohead.measure.verdicts import GATED, RULES, judge
+from headtohead.measure.claims import RULES
+from headtohead.measure.verdicts import GATED, judge
 from headtohead.study.plan import Claim, Study, load
 
 FIRST_LOOK = Path(__file__).parents[2] / "studies" / "first-look.toml"

@@ -6,23 +6,46 @@ Everything that decides what a result may say is written here before the first r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 
 from headtohead.errors import UserError
 from headtohead.files import read_json
-from headtohead.model.architecture import Norms
+from headtohead.model.architecture import Listed, Norms
 from headtohead.study.reading import read_toml, set_values
 from headtohead.train.recipe import Recipe
 from headtohead.validation import suggest, validated
 
-Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+def _key(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", text):
+        raise ValueError("write lower-case letters, digits and hyphens, such as first-look")
+    return text
+
+
+def _file_name(text: str) -> str:
+    if Path(text).name != text or not text.endswith(".json"):
+        raise ValueError("name a .json file, without a folder")
+    return text
+
+
+Key = Annotated[str, AfterValidator(_key)]
 """What names a folder, a column and a `--set` path: lower-case letters, digits and hyphens."""
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Region = Literal["continuation", "restoration"]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 DIMENSIONS: dict[str, str] = {
     "depth": "layers in all streams together",
@@ -48,7 +71,10 @@ list.
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    # Strict: a number in quotes or a count of true is a slip to be told, not to be repaired in silence.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, strict=True, allow_inf_nan=False
+    )
 
 
 class DataSettings(Frozen):
@@ -59,7 +85,7 @@ class DataSettings(Frozen):
     window_bytes: int = Field(ge=16)
     row: int = Field(ge=8)
     side: int = Field(ge=4)
-    regions: tuple[Region, ...] = Field(default=("continuation", "restoration"), min_length=1)
+    regions: Listed[Region] = Field(default=("continuation", "restoration"), min_length=1)
     tune: float = Field(default=0.05, gt=0, lt=0.5)
     test: float = Field(default=0.08, gt=0, lt=0.5)
 
@@ -84,8 +110,8 @@ class ArmArchitecture(Frozen):
     """An arm's network: a preset's streams, or streams written out; sizes of its own where they are given."""
 
     preset: str | None = None
-    depths: tuple[PositiveInt, ...] | None = None
-    streams: tuple[Any, ...] | None = None
+    depths: Listed[PositiveInt] | None = None
+    streams: Listed[Any] | None = None
     d_model: PositiveInt | None = None
     heads: PositiveInt | None = None
     d_head: PositiveInt | None = None
@@ -122,20 +148,20 @@ class Contrast(Frozen):
     factor: Text
     claim: str | None = None
     sentence: Text
-    declares: tuple[str, ...] = ()
+    declares: Listed[str] = ()
 
 
 class Claim(Frozen):
     """A sentence from the literature, the contrasts it stands or falls with, and the rule by which it does.
 
-    The rules' texts are `headtohead.measure.verdicts.RULES`.
+    The rules' texts are `headtohead.measure.claims.RULES`.
     """
 
     key: Text
     sentence: Text
     source: str = ""
     rule: Literal["does-not-beat", "edge-goes-away"]
-    contrasts: tuple[Key, ...] = Field(min_length=1)
+    contrasts: Listed[Key] = Field(min_length=1)
 
 
 class Rung(Frozen):
@@ -178,7 +204,7 @@ class Study(Frozen):
     question: Text
     description: str = ""
     margin: float = Field(gt=0)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: Listed[Seed] = Field(min_length=1)
     rates: str | None = None
     data: DataSettings
     architecture: Shared
@@ -186,9 +212,9 @@ class Study(Frozen):
     rungs: Rungs
     evaluation: Evaluation = Evaluation()
     declared_differences: dict[str, str] = {}
-    arms: tuple[Arm, ...] = Field(min_length=1)
-    contrasts: tuple[Contrast, ...] = ()
-    claims: tuple[Claim, ...] = ()
+    arms: Listed[Arm] = Field(min_length=1)
+    contrasts: Listed[Contrast] = ()
+    claims: Listed[Claim] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -210,6 +236,12 @@ class Study(Frozen):
             for end in (contrast.first, contrast.second):
                 if end not in keys:
                     raise ValueError(f"contrast '{contrast.name}' names an arm '{end}': {suggest(end, keys)}")
+            claims = [claim.key for claim in self.claims]
+            if contrast.claim is not None and contrast.claim not in claims:
+                raise ValueError(
+                    f"contrast '{contrast.name}' names a claim '{contrast.claim}': "
+                    f"{suggest(contrast.claim, claims) if claims else 'there is none'}"
+                )
             if contrast.first == contrast.second:
                 raise ValueError(f"contrast '{contrast.name}' compares '{contrast.first}' with itself")
             for dimension in contrast.declares:
@@ -235,12 +267,18 @@ class Study(Frozen):
         """The arm of that key."""
         return next(arm for arm in self.arms if arm.key == key)
 
-    def recipe_for(self, rung: Rung, learning_rate: float, seed: int, steps: int) -> Recipe:
-        """One run's recipe: the study's, with the rung's length and the arm's learning rate."""
+    def recipe_for(
+        self, rung: Rung | None, learning_rate: float, seed: int, steps: int, where: str = "recipe"
+    ) -> Recipe:
+        """One run's recipe: the study's, with the rung's length and the arm's learning rate.
+
+        Raises:
+            UserError: it is no recipe, or its warm-up is longer than the run; begins with `where`.
+        """
         tables = {**self.recipe, "learning_rate": learning_rate, "seed": seed, "steps": steps}
-        if rung.warmup_steps is not None:
+        if rung is not None and rung.warmup_steps is not None:
             tables["warmup_steps"] = rung.warmup_steps
-        return validated(Recipe, tables, "recipe")
+        return validated(Recipe, tables, where)
 
 
 class RatesStudy(Frozen):
@@ -251,12 +289,17 @@ class RatesStudy(Frozen):
     title: Text
     description: str = ""
     study: str
-    grid: tuple[float, ...] = Field(min_length=5)
-    seed: int
+    grid: Listed[float] = Field(min_length=5)
+    seed: Seed
     steps: PositiveInt
     warmup_steps: int | None = Field(default=None, ge=0)
     tune_windows: PositiveInt = 200
-    writes: str
+    writes: Annotated[str, AfterValidator(_file_name)]
+
+    @property
+    def rung(self) -> Rung:
+        """How long its runs are."""
+        return Rung(steps=self.steps, warmup_steps=self.warmup_steps, curve_points=4)
 
     @model_validator(mode="after")
     def _sorted(self) -> Self:
@@ -290,24 +333,31 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, RatesStudy |
         UserError: naming the file and the first key that is wrong.
     """
     tables = read_toml(path, "the study file")
-    if tables.get("kind") != "rates":
+    kind = tables.get("kind", "compare")
+    if kind not in ("compare", "rates"):
+        raise UserError(f"{path}: kind = {kind!r}: it should be 'compare' or 'rates'")
+    if kind == "compare":
         return _study(path, tables, overrides), None
     inner = [assignment.removeprefix("study.") for assignment in overrides if assignment.startswith("study.")]
     own = [assignment for assignment in overrides if not assignment.startswith("study.")]
     rates = validated(RatesStudy, set_values(tables, own), str(path))
     about = path.parent / rates.study
     about_tables = read_toml(about, "the study file")
+    if about_tables.get("kind") == "rates":
+        raise UserError(
+            f"{path}: study = '{rates.study}' is a search of learning rates itself: name the comparison "
+            "whose arms need them"
+        )
     about_tables.pop("rates", None)  # the rates are what is being looked for
-    return _study(about, about_tables, inner), rates
+    study = _study(about, about_tables, inner)
+    study.recipe_for(
+        rates.rung, rates.grid[0], rates.seed, rates.steps, f"{path}: with the recipe of {about}"
+    )
+    return study, rates
 
 
 def _study(path: Path, tables: dict[str, Any], overrides: Sequence[str]) -> Study:
     study = validated(Study, set_values(tables, overrides), str(path))
-    for rung in (
-        study.rungs.rehearsal,
-        study.rungs.full,
-    ):  # a wrong recipe is an error before anything is prepared
-        study.recipe_for(rung, 1e-3, 0, rung.steps or 10**9)
     for name in ELSEWHERE:
         if name in study.recipe:
             raise UserError(f"{path}: recipe.{name} is not set here: {ELSEWHERE[name]}")
@@ -315,7 +365,16 @@ def _study(path: Path, tables: dict[str, Any], overrides: Sequence[str]) -> Stud
         raise UserError(
             f"{path}: recipe.learning_rate and rates = '{study.rates}' are both given: keep one of them"
         )
+    # A wrong recipe is an error before anything is prepared.
+    rate = study.recipe.get("learning_rate", 1e-3)
+    study.recipe_for(None, rate, 0, LONG, f"{path}: recipe")
+    for name, rung in (("rehearsal", study.rungs.rehearsal), ("full", study.rungs.full)):
+        study.recipe_for(rung, rate, 0, rung.steps or LONG, f"{path}: recipe and rungs.{name}")
     return study
+
+
+LONG = 10**9
+"""Steps of a run whose length is not known yet: no warm-up is longer."""
 
 
 ELSEWHERE = {
@@ -337,14 +396,29 @@ def learning_rates(study: Study, folder: Path) -> tuple[dict[str, float], dict[s
                 f"study '{study.name}' has no learning rates: name the file of a pre-study, "
                 f"rates = '{study.name}-rates.json', or give all arms one, recipe.learning_rate"
             )
-        return {arm.key: float(study.recipe["learning_rate"]) for arm in study.arms}, None
+        return dict.fromkeys((arm.key for arm in study.arms), study.recipe["learning_rate"]), None
     path = folder / study.rates
     found = read_json(path, "the learning rates")
-    try:
-        rates = {arm.key: float(found["arms"][arm.key]["optimum"]) for arm in study.arms}
-    except (KeyError, TypeError, ValueError) as error:
-        keys = ", ".join(arm.key for arm in study.arms)
-        raise UserError(
-            f"{path} has no learning rate for {error}: it should hold one for each of {keys}"
-        ) from error
-    return rates, found
+    rates = validated(_Rates, found, f"the learning rates {path}").arms
+    for arm in study.arms:
+        if arm.key not in rates:
+            raise UserError(
+                f"the learning rates {path} hold none for arm '{arm.key}', only for {', '.join(rates) or 'none'}: "
+                "run their search again"
+            )
+    return {arm.key: rates[arm.key].optimum for arm in study.arms}, found
+
+
+class _Found(BaseModel):
+    """Of an arm in a file of learning rates, what is used; the page shows the grid."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    optimum: float = Field(gt=0)
+    edge: bool
+    grid: list[float]
+    bits_per_byte: list[float | None]
+
+
+class _Rates(BaseModel):
+    model_config = ConfigDict(strict=True)
+    arms: dict[str, _Found]

@@ -58,6 +58,9 @@ class Supervisor:
         """
         for run in self.waiting:
             self._settle(run)
+        for run in self.runs:  # one killed between its result and its cleaning up never runs again
+            if is_done(folder_of(self.out, run)):
+                shutil.rmtree(folder_of(self.out, run) / "checkpoints", ignore_errors=True)
         write_results(self.out, self.runs)
         with self.display:
             done = len(self.runs) - len(self.waiting)
