@@ -41,7 +41,7 @@ def test_contrasts_that_change_the_view_of_the_input_alone_are_gated() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('rule = "edge-goes-away"\n', "", "claims[1].rule' is missing"),
+        ('rule = "edge-goes-away"\n', "", "rule' is missing"),
         ('rule = "edge-goes-away"', 'rule = "edge-goes"', "did you mean"),
         (
             'contrasts = ["sharing-full", "parameters"]',
