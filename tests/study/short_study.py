@@ -134,6 +134,6 @@ def start(file: Path, text: Path, out: Path, *more: str) -> subprocess.Popen[str
 def finish(file: Path, text: Path, out: Path, *more: str, code: int = 0) -> str:
     """The same to its end; what it printed."""
     process = start(file, text, out, *more)
-    printed, _ = process.communicate(timeout=600)
+    printed, _ = process.communicate(timeout=3000)
     assert process.returncode == code, printed
     return printed

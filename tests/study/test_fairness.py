@@ -1,0 +1,107 @@
+"""A contrast whose runs differ in something undeclared is found, by the name of the dimension."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from headtohead.model.architecture import architecture
+from headtohead.study.fairness import undeclared_differences
+
+STUDY: dict[str, Any] = {
+    "seeds": [1, 2],
+    "declared_differences": {"visible_pairs": "what visibility means"},
+    "arms": [{"key": "causal", "supervise": "output"}, {"key": "prefix", "supervise": "output"}],
+    "contrasts": [{"name": "visibility", "from": "causal", "to": "prefix", "declares": ["visibility"]}],
+}
+
+
+def result(arm: str, seed: int) -> dict[str, Any]:
+    identity = dict.fromkeys(
+        ("corpus_sha256", "tokenizer_sha256", "version", "torch", "dtype", "compiled", "threads"), "same"
+    )
+    ledger = dict.fromkeys(
+        ("examples", "bytes_shown", "documents_seen", "steps", "tokens_supervised", "tokens_padding"), 100
+    )
+    return {
+        "arm": arm,
+        "seed": seed,
+        "rung": "full",
+        "status": "finished",
+        "parameters": 1000,
+        "identity": identity,
+        "ledger": {**ledger, "visible_pairs": 5 if arm == "prefix" else 4, "flops": 1e9},
+        "documents": {"names": ["a", "b"], "bytes": {"continuation": [5, 6]}},
+        "description": architecture(f"{arm}-nano").model_dump(mode="json"),
+        "recipe": {"learning_rate": 1e-3, "clip": 1.0, "seed": seed},
+    }
+
+
+def found(change: Callable[[dict[str, Any]], None], study: dict[str, Any] = STUDY) -> list[str]:
+    results = [result(arm, seed) for seed in (1, 2) for arm in ("causal", "prefix")]
+    change(results[3])
+    return [difference.dimension for difference in undeclared_differences(results, study)]
+
+
+def test_what_is_declared_is_no_finding() -> None:
+    assert found(lambda run: None) == []
+
+
+def put(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(run: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            run = run[key]
+        run[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "dimension"),
+    [
+        (put("ledger", "tokens_supervised", value=101), "tokens_supervised"),
+        (put("ledger", "tokens_padding", value=99), "tokens_padding"),
+        (put("ledger", "flops", value=1.02e9), "flops"),
+        (put("parameters", value=1011), "parameters"),
+        (put("recipe", "learning_rate", value=2e-3), "learning_rate"),
+        (put("recipe", "clip", value=2.0), "recipe"),
+        (put("description", "norms", "output", value=False), "norms"),
+        (put("description", "d_model", value=64), "d_model"),
+        (put("description", "positions", value="none"), "positions"),
+        (put("ledger", "examples", value=99), "examples"),
+        (put("ledger", "bytes_shown", value=99), "bytes_shown"),
+        (put("identity", "corpus_sha256", value="other"), "corpus_sha256"),
+        (put("identity", "dtype", value="other"), "dtype"),
+        (put("documents", "bytes", value={"continuation": [5, 7]}), "the text that is scored"),
+    ],
+)
+def test_undeclared_differences_are_named(change: Callable[[dict[str, Any]], None], dimension: str) -> None:
+    assert found(change) == [dimension]
+
+
+def test_near_sizes_count_as_equal_and_only_finished_full_runs_count() -> None:
+    assert found(put("parameters", value=1009)) == []
+    assert found(lambda run: run.update(status="stopped", parameters=1)) == []
+    assert found(lambda run: run.update(rung="rehearsal", parameters=1)) == []
+
+
+def test_a_declaration_for_one_contrast_or_for_all_allows_it() -> None:
+    change = put("ledger", "tokens_supervised", value=50)
+    for_all = copy.deepcopy(STUDY)
+    for_all["declared_differences"]["tokens_supervised"] = "why"
+    for_one = copy.deepcopy(STUDY)
+    for_one["contrasts"][0]["declares"].append("tokens_supervised")
+    assert found(change, for_all) == found(change, for_one) == []
+
+
+def test_the_sentence_says_who_what_and_why() -> None:
+    results = [result(arm, 1) for arm in ("causal", "prefix")]
+    results[1]["ledger"]["tokens_supervised"] = 50
+    (difference,) = undeclared_differences(results, STUDY)
+    assert difference.contrast == "visibility"
+    assert difference.sentence == (
+        "causal and prefix differ in tokens that carry loss (100 and 50), and the study does not declare it"
+    )
