@@ -93,7 +93,7 @@ def test_killed_from_outside(tmp_path: Path) -> None:
     dice = random.Random(3)
     folder = tmp_path / "killed"
     for target in (2, 9, 13):
-        process = start(folder, "pause=0.05")
+        process = start(folder, "pause=0.15")
         deadline = time.monotonic() + 60
         while process.poll() is None and _reached(folder) < target and time.monotonic() < deadline:
             time.sleep(0.01)
