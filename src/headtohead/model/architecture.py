@@ -11,7 +11,7 @@ A description is frozen, refuses unknown keys, and is what a run writes down and
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -34,7 +34,8 @@ def _visibility(value: Any) -> Any:
     try:
         return Visibility.parse(value)
     except UserError as error:
-        raise ValueError(str(error)) from error
+        # The error of a key shows its value already.
+        raise ValueError(str(error).removeprefix(f"visibility '{value}'").lstrip(": ")) from error
 
 
 VisibilityField = Annotated[
@@ -45,10 +46,18 @@ VisibilityField = Annotated[
 ]
 
 
+T = TypeVar("T")
+Listed = Annotated[tuple[T, ...], Field(strict=False)]
+"""A list of a file, as the tuple of a frozen description."""
+
+
 class Frozen(BaseModel):
     """A description: immutable, and any key it doesn't know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    # Strict: a count of true or in quotes is a slip to be told, not to be repaired in silence.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, strict=True, allow_inf_nan=False
+    )
 
 
 class Norms(Frozen):
@@ -78,7 +87,7 @@ class Read(Frozen):
 class Layer(Frozen):
     """Attention sublayers, one for each read that is not merged, then a feed-forward of width `d_ff`."""
 
-    reads: tuple[Read, ...] = Field(min_length=1)
+    reads: Listed[Read] = Field(min_length=1)
     d_ff: PositiveInt
     repeat: PositiveInt = 1
 
@@ -99,7 +108,7 @@ class Stream(Frozen):
 
     name: str
     holds: Literal["input", "output", "both"]
-    layers: tuple[Layer, ...] = Field(min_length=1)
+    layers: Listed[Layer] = Field(min_length=1)
 
     @property
     def expanded(self) -> tuple[Layer, ...]:
@@ -122,7 +131,7 @@ class Architecture(Frozen):
     positions: Literal["rope", "none"] = "rope"
     rope_base: float = Field(default=10_000.0, gt=1)
     norms: Norms = Norms()
-    streams: tuple[Stream, ...] = Field(min_length=1, max_length=2)
+    streams: Listed[Stream] = Field(min_length=1, max_length=2)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -177,6 +186,11 @@ class Architecture(Frozen):
         """The same network at other sizes, by name; `d_ff` is every layer's, `depths` the repeats."""
         streams = list(self.streams)
         if "depths" in sizes:
+            if len(sizes["depths"]) != len(streams):
+                names = " and ".join(stream.name for stream in streams)
+                raise ValueError(
+                    f"depths = {list(sizes['depths'])}: it should have one for each stream, {names}"
+                )
             streams = [_with_depth(s, n) for s, n in zip(streams, sizes.pop("depths"), strict=True)]
         if "d_ff" in sizes:
             d_ff = sizes.pop("d_ff")

@@ -276,6 +276,10 @@ def _read(node: ast.expr, text: str) -> Visibility:
             return WORDS[name]
         case ast.Call(func=ast.Name(id="by_head"), args=rules, keywords=[]) if len(rules) >= 2:
             return ByHead(tuple(_read(rule, text) for rule in rules))
+        case ast.Call(func=ast.Name(id="by_head")):
+            raise UserError(
+                f"visibility '{text}': by_head takes two rules or more, as in by_head(causal, anticausal)"
+            )
         case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=size)], keywords=[]) if name in SIZED:
             if isinstance(size, int) and not isinstance(size, bool) and size > 0:
                 return SIZED[name](size)

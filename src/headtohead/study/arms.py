@@ -7,12 +7,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from headtohead.errors import UserError
+from pydantic import ValidationError
+
+from headtohead.errors import UserError, about
 from headtohead.model.architecture import Architecture, architecture
 from headtohead.model.budget import Parameters, parameters
 from headtohead.model.matching import match_parameters
 from headtohead.study.plan import Arm, Study
-from headtohead.validation import validated
+from headtohead.validation import explained, validated
 
 TOLERANCE = 0.01
 """Equal parameters means: totals no further apart than this fraction."""
@@ -67,15 +69,20 @@ def described(study: Study, arm: Arm) -> Architecture:
     }
     sizes.update({name: getattr(own, name) for name in sizes if getattr(own, name) is not None})
     sizes["vocabulary"] = vocabulary(study)
-    try:
-        if own.preset is not None:
-            depths = {} if own.depths is None else {"depths": own.depths}
-            return architecture(own.preset).resized(name=arm.key, **depths, **sizes)
+    where = f"arm '{arm.key}'"
+    if own.preset is None:
         d_ff = sizes.pop("d_ff")
-        tables = {"name": arm.key, **sizes, "streams": _with_d_ff(own.streams, d_ff)}
-        return validated(Architecture, tables, f"arm '{arm.key}'")
+        tables = {**sizes, "name": arm.key, "streams": _with_d_ff(own.streams, d_ff)}
+        return validated(Architecture, tables, where)
+    with about(where):
+        preset = architecture(own.preset)
+    depths = {} if own.depths is None else {"depths": own.depths}
+    try:
+        return preset.resized(name=arm.key, **depths, **sizes)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explained(Architecture, error)}") from error
     except ValueError as error:
-        raise UserError(f"arm '{arm.key}': {error}") from error
+        raise UserError(f"{where}: {error}") from error
 
 
 def vocabulary(study: Study) -> int:

@@ -396,15 +396,16 @@ def learning_rates(study: Study, folder: Path) -> tuple[dict[str, float], dict[s
                 f"study '{study.name}' has no learning rates: name the file of a pre-study, "
                 f"rates = '{study.name}-rates.json', or give all arms one, recipe.learning_rate"
             )
-        return dict.fromkeys((arm.key for arm in study.arms), study.recipe["learning_rate"]), None
+        rate: float = study.recipe["learning_rate"]
+        return {arm.key: rate for arm in study.arms}, None
     path = folder / study.rates
     found = read_json(path, "the learning rates")
     rates = validated(_Rates, found, f"the learning rates {path}").arms
     for arm in study.arms:
         if arm.key not in rates:
             raise UserError(
-                f"the learning rates {path} hold none for arm '{arm.key}', only for {', '.join(rates) or 'none'}: "
-                "run their search again"
+                f"the learning rates {path} hold none for arm '{arm.key}', only for "
+                f"{', '.join(rates) or 'none'}: run their search again"
             )
     return {arm.key: rates[arm.key].optimum for arm in study.arms}, found
 

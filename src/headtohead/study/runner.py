@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from headtohead.data.shards import ExampleStore
-from headtohead.errors import Interrupted, UserError
+from headtohead.errors import Interrupted, UserError, about
 from headtohead.files import FolderLock, read_json, write_atomic
 from headtohead.model.budget import cache_bytes, flops
 from headtohead.study import estimate
@@ -57,7 +57,8 @@ def study(
     """
     plan, rates = load(file, overrides)
     source = read_source(text, pairs, field)
-    arms = matched_arms(plan)
+    with about(file.parent / rates.study if rates else file):
+        arms = matched_arms(plan)
     side_by_side = workers or os.cpu_count() or 1
     if dry_run:
         estimate.show(file, plan, rates, source, arms, side_by_side)

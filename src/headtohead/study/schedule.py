@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from headtohead.errors import UserError
 from headtohead.model.budget import flops
 from headtohead.study.arms import Matched
 from headtohead.study.plan import RatesStudy, Rung, Study
@@ -116,6 +117,18 @@ class Basis:
         rows = min(self.rows_in_pass.values())
         return max(1, math.floor(rows * rung.passes / self.study.recipe["rows_per_step"]))
 
+    def _check_warmup(self, name: RungName, rung: Rung, steps: int) -> None:
+        """Of a rung in passes only the text tells whether its warm-up ends in time."""
+        own = rung.warmup_steps
+        warmup = self.study.recipe.get("warmup_steps", 0) if own is None else own
+        if rung.passes is not None and warmup > steps:
+            enough = math.ceil(rung.passes * 5 * warmup / steps)
+            raise UserError(
+                f"{rung.passes:g} passes over this text are {steps} steps, fewer than the warm-up of "
+                f"{warmup}: give more text, or more passes (--set rungs.{name}.passes={enough}), or a "
+                f"shorter warm-up (--set rungs.{name}.warmup_steps={steps // 5})"
+            )
+
     def run(
         self,
         arm: str,
@@ -128,6 +141,7 @@ class Basis:
         """One run, described completely."""
         matched, settings = self.arms[arm], self.study.data
         steps = self.steps(rung)
+        self._check_warmup(name, rung, steps)
         recipe = self.study.recipe_for(rung, learning_rate, seed, steps)
         shared = self.study.evaluation
         description = {
@@ -194,8 +208,9 @@ def comparison(basis: Basis, rates: Mapping[str, float]) -> list[Run]:
 
 def search(basis: Basis, rates: RatesStudy) -> list[Run]:
     """Every run of a search for learning rates: each arm with each value, scored on the tuning split."""
-    rung = Rung(steps=rates.steps, warmup_steps=rates.warmup_steps, curve_points=4)
     scored = {"split": "tune", "windows": rates.tune_windows}
     return in_order(
-        basis.run(arm, rates.seed, "rates", rung, rate, scored) for arm in basis.arms for rate in rates.grid
+        basis.run(arm, rates.seed, "rates", rates.rung, rate, scored)
+        for arm in basis.arms
+        for rate in rates.grid
     )
