@@ -97,8 +97,8 @@ LEADS = {
     "nothing": "No verdict: nothing has finished yet.",
     "rehearsal-part": "No verdict: this is a rehearsal.",
     "rehearsal": "No verdict: this is a rehearsal.",
-    "one": "No verdict yet: 1 of 18 full runs",
-    "partial": "No verdict yet: 10 of 18 full runs",
+    "one": "No verdict yet: 1 of 18 full runs finished.",
+    "partial": "No verdict yet: 10 of 18 full runs finished.",
     "stopped": "At this scale,",
     "final": "At this scale,",
 }
@@ -180,13 +180,22 @@ def test_hostile_arm_names_reach_the_charts_as_data(tmp_path: Path) -> None:
     assert "<" not in text and name in json.dumps(json.loads(text))
 
 
+def test_renders_a_single_run_without_baselines(tmp_path: Path) -> None:
+    plan = simulated.plan()
+    del plan["data"]["baselines"]
+    plan["rates"] = None
+    page, _ = page_of(tmp_path, "one", **plan)
+    assert "1 run, no interval" in page.text
+    assert "5-gram" not in page.text.split("Learning curves", 2)[-1]
+
+
 def test_stopped_runs_are_named_with_their_reason(at: At) -> None:
     page, markdown = at("stopped").page, at("stopped").markdown
     for text in (page.text, markdown):
         assert "step 412" in text
         assert "two-causal" in text
     assert "1 run stopped" in page.text
-    assert "17" not in page.text.split("Bits per byte")[0]
+    assert "17 of 18 full runs finished, 1 stopped" in page.text
     assert len(read(at("stopped").folder).shown) == 17
 
 

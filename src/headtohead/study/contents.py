@@ -32,15 +32,14 @@ class State:
 
 
 def _state(page: Page, judgement: Judgement) -> State:
-    done, planned = page.count("full", "finished", "stopped"), page.count("full")
-    tried, rehearsals = page.count("rehearsal", "finished", "stopped"), page.count("rehearsal")
-    progress = f"{done} of {planned} full runs done"
+    planned, done = page.count("full"), page.count("full", "finished")
     if page.moment in ("nothing", "rehearsal"):
+        tried, rehearsals = page.count("rehearsal", "finished", "stopped"), page.count("rehearsal")
         progress = f"Rehearsal: {tried} of {rehearsals} runs done; then {planned} full runs"
-    elif page.moment == "finished":
-        progress = f"All {planned} full runs have ended"
+    else:
+        progress = f"{done} of {planned} full runs finished"
         if stopped := page.count("full", "stopped"):
-            progress += f", {stopped} of them stopped before the end"
+            progress += f", {stopped} stopped"
     match page.moment:
         case "nothing":
             lead = "No verdict: nothing has finished yet."
@@ -55,7 +54,7 @@ def _state(page: Page, judgement: Judgement) -> State:
                 "like. Figures this early say nothing about which arm is better.",
             )
         case "underway":
-            lead = f"No verdict yet: {done} of {planned} full runs are done."
+            lead = f"No verdict yet: {progress}."
             more = ("What stands below is how things look so far; it can still change with every run.",)
         case _:
             lead, more = judgement.lead, ()
@@ -231,7 +230,7 @@ def _rates(page: Page) -> dict[str, Any] | None:
         cells = [
             {
                 "text": "" if rate not in got else "stopped" if got[rate] is None else f"{got[rate]:.3f}",
-                "taken": rate == search["optimum"],
+                "taken": rate == search["best"],
             }
             for rate in grid
         ]
@@ -240,8 +239,15 @@ def _rates(page: Page) -> dict[str, Any] | None:
     words = (
         f"Before the study, every arm was tried at the same {len(grid)} learning rates, in runs of "
         f"{found['steps']:,} steps under a seed of their own, scored on the tuning split, which the results "
-        "never touch. The best one is used. "
+        "never touch. An arm's optimum is the lowest point of the parabola through its best rate (circled) and that "
+        "rate's neighbours"
     )
+    if exponent := page.plan["study"].get("horizon_exponent"):
+        words += (
+            f", times (steps of a full run / steps of these)^-{exponent:g}, since a longer run wants a smaller rate "
+            "(Bjorck et al., arXiv 2409.19913)"
+        )
+    words += ". "
     words += (
         f"For {joined(edges)} the best lies on the edge of the grid (circled); a better one may lie beyond."
         if edges
@@ -270,7 +276,7 @@ def _facts(page: Page) -> list[tuple[str, str]]:
     plan, data = page.plan, page.plan["data"]
     machine = ", ".join(f"{key} {value}" for key, value in plan.get("machine", {}).items())
     splits = "; ".join(
-        f"{name}: {decimal(split['bytes'])}B in {split['documents']:,} documents"
+        f"{name}: {split['examples']:,} examples from {split['documents']:,} documents"
         for name, split in data["splits"].items()
     )
     made = "; ".join(

@@ -342,6 +342,8 @@ def draw(name: str, out: Path) -> None:
     """Write the drawing of the preset `name` to `out`.
 
     Raises:
-        UserError: for an unknown name, or a file that can't be written.
+        UserError: for an unknown name, or a file that is no .svg or can't be written.
     """
+    if out.suffix.lower() != ".svg":
+        raise UserError(f"{out}: the drawing is an SVG picture: name a file that ends in .svg")
     write_atomic(out, drawing(architecture(name)))

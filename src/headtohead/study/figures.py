@@ -178,7 +178,8 @@ def levels(arms: Sequence[Dots], baselines: dict[str, float]) -> alt.LayerChart:
     low, high = min(ends), max(ends)
     room = (high - low) * 0.06 or 0.05
     scale = alt.Scale(domain=[low - room, high + room], nice=False, zero=False)
-    position = alt.Scale(domain=[-1.05, count - 0.4], reverse=True)
+    head = 0.42 * len(baselines)  # each baseline's name has a line of its own above the arms
+    position = alt.Scale(domain=[-0.55 - head, count - 0.4], reverse=True)
     y = alt.Y("row:Q", scale=position, axis=None)
     x = alt.X("value:Q", scale=scale, axis=alt.Axis(tickCount=5, grid=True), title=BITS)
     seeds = inline(
@@ -198,8 +199,11 @@ def levels(arms: Sequence[Dots], baselines: dict[str, float]) -> alt.LayerChart:
         if a.low is not None and a.high is not None
     )
     names = [{"row": n - 0.27, "arm": a.arm} for n, a in enumerate(arms)]
-    lines = [{"value": value, "name": name, "row": -0.85} for name, value in baselines.items()]
-    left = low + 0.25 * (high - low)  # a name that has no room left of its line stands right of it
+    lines = [
+        {"value": value, "name": name, "row": -0.35 - head + 0.42 * n}
+        for n, (name, value) in enumerate(baselines.items())
+    ]
+    left = low + 0.5 * (high - low)  # a name that has no room left of its line stands right of it
     sides: list[tuple[Literal["right", "left"], int, list[Row]]] = [
         ("right", -4, [line for line in lines if line["value"] > left]),
         ("left", 4, [line for line in lines if line["value"] <= left]),
@@ -228,7 +232,7 @@ def levels(arms: Sequence[Dots], baselines: dict[str, float]) -> alt.LayerChart:
         ),
         *names_beside(names, alt.value(0), y, colour_of(arms), dx=3),
     ]
-    return chart_of(alt.layer(*layers), 38 * count + 34)
+    return chart_of(alt.layer(*layers), round(38 * (count + head) + 18))
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -250,9 +254,8 @@ def curves(
     """
     arms = [_thinned(arm) for arm in arms]
     bottom = min(min(a.low) for a in arms)
-    top = max(
-        *(1.08 * value for value in baselines.values()), *(1.03 * a.high[len(a.high) // 3] for a in arms)
-    )
+    third = [1.03 * a.high[len(a.high) // 3] for a in arms]
+    top = max([*third, *(1.08 * value for value in baselines.values())])
     bottom -= 0.05 * (top - bottom)
     scale = alt.Scale(domain=[bottom, top], nice=False, zero=False)
     end = max(a.x[-1] for a in arms)
@@ -267,16 +270,12 @@ def curves(
     )
     base = alt.Chart(points)
     layers: list[alt.Chart] = []
-    reference = inline(
-        {"name": name, "y": value} for name, value in baselines.items() if bottom < value < top
+    within = {name: value for name, value in baselines.items() if bottom < value < top}
+    layers.append(
+        alt.Chart(inline({"y": value} for value in within.values()))
+        .mark_rule(strokeDash=[2, 3], color=SOFT, opacity=0.8)
+        .encode(y=alt.Y("y:Q", scale=scale))
     )
-    if baselines:
-        at = alt.Y("y:Q", scale=scale)
-        layers.append(alt.Chart(reference).mark_rule(strokeDash=[2, 3], color=SOFT, opacity=0.8).encode(y=at))
-        text = alt.Chart(reference).mark_text(
-            align="right", baseline="bottom", dx=-2, dy=-2, color=SOFT, fontSize=10.5
-        )
-        layers.append(text.encode(x=alt.value("width"), y=at, text="name:N"))
     if threshold is not None:
         line = alt.Chart(inline([{"y": threshold, "name": f"threshold, {threshold:.2f}"}]))
         layers.append(line.mark_rule(color=INK, strokeWidth=1).encode(y=alt.Y("y:Q", scale=scale)))
@@ -308,6 +307,12 @@ def curves(
         mark = alt.Chart(crossings).mark_point(filled=False, size=48, strokeWidth=1.6, opacity=1)
         tip = ["arm:N", alt.Tooltip("x:Q", format=".3s", title=f"crosses at {x_title}")]
         layers.append(mark.encode(x=x, y=y, color=colour, shape=shape_of(arms), tooltip=tip))
+    heights = apart(list(within.values()), 12.0 * (top - bottom) / height, bottom, top)
+    references = inline({"name": name, "y": at} for name, at in zip(within, heights, strict=True))
+    style: Row = {"align": "right", "baseline": "bottom", "dx": -2, "dy": -2, "fontSize": 10.5, "color": SOFT}
+    for halo in ({"stroke": PAPER_LIGHT, "strokeWidth": 3}, {}):
+        text = alt.Chart(references).mark_text(**style, **halo)
+        layers.append(text.encode(x=alt.value("width"), y=alt.Y("y:Q", scale=scale), text="name:N"))
     labels: list[Row] = []
     for group in _neighbours(arms, 0.2 * end):  # a line that ends early has its name where it ends
         places = apart([a.mean[-1] for a in group], 13.0 * (top - bottom) / height, bottom, top)

@@ -322,9 +322,6 @@ def read(folder: Path) -> Page:
     results = _lines(path) if path.exists() else []
     timed = folder / "timings.jsonl"
     timings = _lines(timed) if timed.exists() else []
-    beside = folder / "baselines.json"
-    if beside.exists():
-        plan["data"]["baselines"] = read_json(beside, "the baselines")
     written = datetime.fromtimestamp((path if path.exists() else folder / "plan.json").stat().st_mtime, UTC)
     return Page(plan, results, timings, written)
 
