@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -107,8 +106,7 @@ def save(
     """Write the checkpoint of ``step`` into ``folder``; keep it and the one before, delete the others.
 
     Raises:
-        UserError: naming the file that could not be written (disk full, …); earlier checkpoints are
-        untouched.
+        UserError: naming the file that could not be written (disk full, …); earlier ones are untouched.
     """
     parameters = dict(model.named_parameters())
     tensors = {_RANDOM: torch.get_rng_state()}

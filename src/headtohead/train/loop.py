@@ -133,8 +133,7 @@ def train(
         flops_of: training FLOPs of a batch.
         identity: what else makes this run this run (checksums of corpus and tokenizer, version); JSON.
         evaluate: called after the steps in ``evaluate_at`` (0: before the first) with the model and the step;
-            its results become a point of the learning curve. Random numbers it draws don't touch the
-            training.
+            its results become a point of the learning curve. Random numbers it draws don't touch training.
         on_progress: called after each step with step, steps, seconds left, nats per supervised token.
         notice: gets the one-line notices.
 
@@ -251,9 +250,7 @@ def train(
 def identity_of(
     model: Transformer, recipe: Recipe, runtime: Runtime, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What two runs must share for their weights to be equal bit for bit; where they are placed is no part of
-    it.
-    """
+    """What two runs must share for their weights to be equal bit for bit; the place of a run is not in it."""
     shapes = {name: list(tensor.shape) for name, tensor in checkpoint.named_tensors(model).items()}
     network = json.dumps([model.architecture.model_dump(mode="json"), shapes], sort_keys=True)
     return {
@@ -276,9 +273,7 @@ def _blame(model: Transformer, batches: Sequence[Batch], nats: float, runtime: R
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Turns a first SIGTERM or Ctrl-C into an answer the loop asks for between steps; a second Ctrl-C ends at
-    once.
-    """
+    """A first SIGTERM or Ctrl-C, as an answer between steps; a second Ctrl-C ends the run at once."""
     received: list[int] = []
 
     def receive(number: int, frame: object) -> None:

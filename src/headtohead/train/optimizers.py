@@ -14,8 +14,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     """Learning rate of update number ``step``, counted from 1 to ``recipe.steps``.
 
     Linear from 0 over the warm-up, so that update ``warmup_steps`` is made at the peak, then a cosine
-    (Loshchilov & Hutter 2017, without restarts) that arrives at ``final_fraction`` of the peak with the last
-    update.
+    (Loshchilov & Hutter 2017, without restarts) that is at ``final_fraction`` of the peak in the last one.
     """
     if recipe.steps is None:
         raise ValueError("the number of steps is not settled: use recipe.with_steps(n)")
@@ -40,9 +39,7 @@ def decayed(model: Transformer) -> dict[str, bool]:
 
 
 def make_optimizer(model: Transformer, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) over the two groups of ``decayed``; the loop sets the learning
-    rate.
-    """
+    """AdamW (Loshchilov & Hutter 2019) over the two groups of ``decayed``; the loop sets the rate."""
     rule = decayed(model)
     parameters = dict(model.named_parameters())
     groups = [

@@ -45,8 +45,7 @@ class Runtime:
 def configure(recipe: Recipe, notice: Notice = to_stderr) -> Runtime:
     """Set this process up for ``recipe`` and say what it came to. Call it before the network is built.
 
-    What the machine lacks is told in one line each and done without: bf16 becomes fp32, compiled becomes
-    eager.
+    What the machine lacks is told in one line each and done without: bf16 becomes fp32, compiled is eager.
     """
     tune_allocator()
     torch.set_num_threads(recipe.threads)
