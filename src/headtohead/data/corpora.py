@@ -168,7 +168,7 @@ def load_pairs(path: Path) -> Pairs:
             f"{path}: pairs are read from a .jsonl file with the fields input and output in each line"
         )
     pairs = []
-    for number, line in _lines(path):
+    for number, line in _lines(path, "the pairs"):
         where = f"{path}:{number}"
         given, output = _string(line, "input", where), _string(line, "output", where)
         if not output:
@@ -183,6 +183,15 @@ def load_pairs(path: Path) -> Pairs:
 
 def _files(path: Path, alone: bool) -> Iterator[tuple[Path, str]]:
     """The readable files at a path with their names; in one of several folders they begin with its name."""
+    for file, name in _found(path, alone):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"the name of {str(file)!r} is not UTF-8: rename it") from None
+        yield file, name
+
+
+def _found(path: Path, alone: bool) -> Iterator[tuple[Path, str]]:
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -221,9 +230,9 @@ def _documents(file: Path, name: str, field: str) -> list[Document]:
     return [Document(each, text, each) for each, text in lines]
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, what: str = "the text") -> str:
     """A file's bytes as text, line ends untouched; UserError names the first byte that is not UTF-8."""
-    data = read_bytes(path, "the text")
+    data = read_bytes(path, what)
     try:
         return data.decode().removeprefix("\ufeff")  # a byte-order mark is not text
     except UnicodeDecodeError as error:
@@ -232,9 +241,9 @@ def _text(path: Path) -> str:
         raise UserError(f"{path} is not UTF-8{kind}: {where}; save it as UTF-8") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _lines(path: Path, what: str = "the text") -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a .jsonl file with their line numbers from 1; blank lines are passed over."""
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(_text(path, what).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -339,6 +348,12 @@ def _too_short(kept: Sequence[Grouped], dropped: int, merged: int, smallest_byte
     size = sum(len(d.text.encode()) for d in kept)
     shorter = f", {dropped} shorter than {smallest_bytes} bytes dropped" if dropped else ""
     same = f", {merged} of them near-duplicates of others" if merged else ""
+    if kept and all(isinstance(d, Pair) for d in kept):
+        inputs = len({d.group for d in kept})
+        return (
+            f"the pairs are too few to split into training, tuning and test parts: {len(kept)} with {inputs} "
+            f"different input{'s' * (inputs != 1)}{same}; at least 3 that are really different are needed"
+        )
     return (
         f"the text is too short to split into training, tuning and test parts: {size} bytes in {len(kept)} "
         f"text{'s' * (len(kept) != 1)}{same}{shorter}; at least 3 different texts are needed, or "

@@ -17,6 +17,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from headtohead.errors import UserError
 from headtohead.files import write_atomic
 from headtohead.model.architecture import Architecture, Layer, Read, Stream, architecture
 from headtohead.model.visibility import INPUT, Coordinates, sequence

@@ -61,7 +61,13 @@ def read_source(text: Sequence[Path], pairs: Path | None, field: str) -> Source:
     if pairs is not None:
         if text:
             raise UserError("--text and --pairs can't be given together: choose one")
+        if field != "text":
+            raise UserError(
+                "--field can't be given with --pairs: they are read from the fields input and output"
+            )
         return Source(load_pairs(pairs))
+    if field != "text" and not text:
+        raise UserError("--field says where the text of .jsonl files is: give them with --text")
     return Source(load_corpus(text, field))
 
 
@@ -192,20 +198,22 @@ def held_out(store: ExampleStore, windows: int, regions: Sequence[str]) -> npt.N
 
 
 def check_rows(folder: Path, settings: DataSettings) -> None:
-    """Whether every training example fits a row.
+    """Whether every training example fits a row. Windows of documents are cut until they do, pairs are not.
 
     Raises:
-        UserError: with the sizes that would hold all.
+        UserError: with the longest, and the sizes that would hold all.
     """
     store = ExampleStore.open(folder, "train")
     sides = np.maximum(store.lengths_in, store.lengths_out) + 1
     rows = store.lengths_in + store.lengths_out + 2
     long = int(((rows > settings.row) | (sides > settings.side)).sum())
     if long:
+        longest = int(rows.argmax())
         raise UserError(
             f"{long} of {len(store)} training examples do not fit a row of {settings.row} tokens with sides "
-            f"of {settings.side}: set data.row to {rows.max()} and data.side to {sides.max()} or more, or "
-            f"data.window_bytes below {settings.window_bytes}"
+            f"of {settings.side}, the longest of them {store.documents[store[longest].document]}: make them "
+            f"shorter, or the rows longer (--set data.row={max(settings.row, rows.max())} "
+            f"data.side={max(settings.side, sides.max())})"
         )
 
 

@@ -13,8 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, architecture
 from headtohead.model.budget import Parameters, cache_bytes, flops, parameters
+
+MOST_TOKENS = 2**16
+"""Visible pairs are counted one by one: at this length that takes a minute."""
 
 
 class FlopsEntry(TypedDict):
@@ -57,6 +61,11 @@ def print_budget(
         UserError: for a name, a dtype or a length that can't be used.
     """
     networks = [architecture(name) for name in names]
+    if input_tokens + output_tokens > MOST_TOKENS:
+        raise UserError(
+            f"{input_tokens:,} + {output_tokens:,} tokens are too many to count who sees whom: give at most "
+            f"{MOST_TOKENS:,} in all"
+        )
     entries = [budget_entry(a, input_tokens, output_tokens, dtype) for a in networks]
     if as_json:
         print(json.dumps(entries, indent=2))
