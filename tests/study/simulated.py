@@ -143,6 +143,7 @@ def plan(**changes: Any) -> dict[str, Any]:
                 "continuation": [2.4 + 0.03 * (index - best[key]) ** 2 for index in range(5)],
                 "restoration": [1.6 + 0.07 * (index - best[key]) ** 2 for index in range(5)],
             },
+            "best": grid[best[key]],
             "optimum": grid[best[key]],
             "edge": best[key] in (0, 4),
         }

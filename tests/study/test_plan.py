@@ -153,11 +153,11 @@ def test_learning_rates_come_from_the_committed_search(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"found\.json"):
         learning_rates(searched, tmp_path)
     tried = {"grid": [0.004, 0.008], "bits_per_byte": [2.0, None], "edge": True}
-    found: dict[str, Any] = {"arms": {"prefix": {**tried, "optimum": 0.004}}}
+    found: dict[str, Any] = {"steps": 600, "arms": {"prefix": {**tried, "best": 0.004, "optimum": 0.004}}}
     (tmp_path / "found.json").write_text(json.dumps(found), encoding="utf-8")
     with pytest.raises(UserError, match="'two-full'"):
         learning_rates(searched, tmp_path)
-    found["arms"]["two-full"] = {**tried, "optimum": 0.008}
+    found["arms"]["two-full"] = {**tried, "best": 0.008, "optimum": 0.008}
     (tmp_path / "found.json").write_text(json.dumps(found), encoding="utf-8")
     assert learning_rates(searched, tmp_path) == ({"prefix": 0.004, "two-full": 0.008}, found)
 

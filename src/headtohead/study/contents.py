@@ -239,13 +239,13 @@ def _rates(page: Page) -> dict[str, Any] | None:
     words = (
         f"Before the study, every arm was tried at the same {len(grid)} learning rates, in runs of "
         f"{found['steps']:,} steps under a seed of their own, scored on the tuning split, which the results "
-        "never touch. An arm's optimum is the lowest point of the parabola through its best rate (circled) and that "
-        "rate's neighbours"
+        "never touch. An arm's optimum is the lowest point of the parabola through its best rate (circled) and "
+        "that rate's neighbours"
     )
     if exponent := page.plan["study"].get("horizon_exponent"):
         words += (
-            f", times (steps of a full run / steps of these)^-{exponent:g}, since a longer run wants a smaller rate "
-            "(Bjorck et al., arXiv 2409.19913)"
+            f", times (steps of a full run / steps of these)^-{exponent:g}, since a longer run wants a smaller "
+            "rate (Bjorck et al., arXiv 2409.19913)"
         )
     words += ". "
     words += (

@@ -206,6 +206,7 @@ class Study(Frozen):
     margin: float = Field(gt=0)
     seeds: Listed[Seed] = Field(min_length=1)
     rates: str | None = None
+    horizon_exponent: float = Field(default=0.0, ge=0, le=1)
     data: DataSettings
     architecture: Shared
     recipe: dict[str, Any]
@@ -414,6 +415,7 @@ class _Found(BaseModel):
     """Of an arm in a file of learning rates, what is used; the page shows the grid."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    best: float = Field(gt=0)
     optimum: float = Field(gt=0)
     edge: bool
     grid: list[float]
@@ -422,4 +424,5 @@ class _Found(BaseModel):
 
 class _Rates(BaseModel):
     model_config = ConfigDict(strict=True)
+    steps: PositiveInt
     arms: dict[str, _Found]

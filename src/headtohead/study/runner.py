@@ -7,6 +7,7 @@ whatever happens there the study goes on.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
@@ -36,6 +37,7 @@ from headtohead.study.prepare import (
 from headtohead.study.results import check_earlier, write_results
 from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
 from headtohead.study.supervisor import Supervisor
+from headtohead.study.tuning import for_horizon, tuned
 from headtohead.study.versions import versions
 
 
@@ -70,6 +72,9 @@ def study(
         data = prepare(plan, source, folder / "data", print)
         check_rows(folder / "data", plan.data)
         basis = basis_of(plan, arms, data, folder / "data", rates)
+        if committed:
+            length = committed["steps"], basis.steps(plan.rungs.full), plan.horizon_exponent
+            chosen = {arm: for_horizon(rate, *length) for arm, rate in chosen.items()}
         runs = search(basis, rates) if rates else comparison(basis, chosen)
         check_earlier(folder, runs)
         record = _record(file, overrides, plan, rates, arms, data, basis, runs, chosen, committed)
@@ -252,14 +257,13 @@ def _write_rates(
             else None
             for rate in rates.grid
         ]
-        best = min((value, rate) for value, rate in zip(mean, rates.grid, strict=True) if value is not None)[
-            1
-        ]
+        best, optimum = tuned(rates.grid, mean)
         arms[arm.key] = {
             "grid": list(rates.grid),
             "bits_per_byte": mean,
             "by_region": by_region,
-            "optimum": best,
+            "best": best,
+            "optimum": optimum,
             "edge": best in (rates.grid[0], rates.grid[-1]),
             "parameters": next(iter(found.values()))["parameters"],
         }
@@ -275,6 +279,8 @@ def _write_rates(
         "tokenizer_sha256": data["tokenizer_sha256"],
         "data": plan.data.model_dump(mode="json"),
         "recipe": plan.recipe,
+        "command": f"headtohead study {file} --out {folder}",
+        "date": datetime.date.today().isoformat(),
         **versions(),
     }
     path = folder / rates.writes
