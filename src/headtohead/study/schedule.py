@@ -110,11 +110,11 @@ class Basis:
         return tuple(1 + round(train[part] / train["examples"]) for part in ("input_tokens", "output_tokens"))
 
     def steps(self, rung: Rung) -> int:
-        """Optimizer steps of a rung: the same for every seed, so a pass is the shortest seed's."""
+        """Optimizer steps of a rung: the same for every seed, so a pass is the first seed's, and seeds can be added later."""
         if rung.steps is not None:
             return rung.steps
         assert rung.passes is not None
-        rows = min(self.rows_in_pass.values())
+        rows = next(iter(self.rows_in_pass.values()))
         return max(1, math.floor(rows * rung.passes / self.study.recipe["rows_per_step"]))
 
     def _check_warmup(self, name: RungName, rung: Rung, steps: int) -> None:
