@@ -110,7 +110,7 @@ class Basis:
         return tuple(1 + round(train[part] / train["examples"]) for part in ("input_tokens", "output_tokens"))
 
     def steps(self, rung: Rung) -> int:
-        """Optimizer steps of a rung: the same for every seed, so a pass is the first seed's, and seeds can be added later."""
+        """Optimizer steps of a rung: the same for every seed. A pass is the first seed's, so seeds can be added."""
         if rung.steps is not None:
             return rung.steps
         assert rung.passes is not None
