@@ -81,8 +81,9 @@ class Display:
         if state.stopped:
             head.append(f", {state.stopped} stopped", style="red")
         table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
         for worker in state.working:
-            bar = ProgressBar(total=max(worker.steps, 1), completed=worker.step, width=24)
+            bar = ProgressBar(total=max(worker.steps, 1), completed=worker.step, width=12)
             loss = "" if worker.nats is None else f"loss {worker.nats:.3f}"
             table.add_row(
                 worker.name,
