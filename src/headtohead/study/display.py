@@ -81,18 +81,13 @@ class Display:
         if state.stopped:
             head.append(f", {state.stopped} stopped", style="red")
         table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
+        for _ in range(5):
+            table.add_column(no_wrap=True)
         for worker in state.working:
-            bar = ProgressBar(total=max(worker.steps, 1), completed=worker.step, width=12)
+            bar = ProgressBar(total=max(worker.steps, 1), completed=worker.step, width=10)
+            now = _left(worker.seconds_left) if worker.stage == "training" else worker.stage
             loss = "" if worker.nats is None else f"loss {worker.nats:.3f}"
-            table.add_row(
-                worker.name,
-                bar,
-                f"{worker.step}/{worker.steps}",
-                loss,
-                worker.stage,
-                _left(worker.seconds_left),
-            )
+            table.add_row(worker.name, bar, f"{worker.step}/{worker.steps}", loss, now)
         return Group(head, table)
 
 
