@@ -15,11 +15,10 @@ import torch
 
 from headtohead.data.packing import fill, plan_rows
 from headtohead.data.shards import END, PAD, START, Example
-from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, Stream
 from headtohead.model.batch import Batch, Tokens
 from headtohead.model.budget import places, visible_pairs
-from headtohead.model.reach import sees_its_answer
+from headtohead.model.reach import check_supervision
 from headtohead.model.visibility import INPUT, OUTPUT, PADDING
 
 __all__ = ["Layout", "Ledger", "Supervise", "fill", "plan_rows"]
@@ -55,17 +54,7 @@ class Layout:
     """
 
     def __init__(self, architecture: Architecture, supervise: Supervise, row: int, side: int) -> None:
-        if supervise == "all" and architecture.output_stream.holds != "both":
-            raise UserError(
-                f"{architecture.name}: supervise = 'all' needs a last stream that holds the input too; "
-                "its input stream predicts nothing, so supervise = 'output' is right"
-            )
-        if sees_its_answer(architecture, supervise):
-            raise UserError(
-                f"{architecture.name}: under its visibility, tokens that supervise = '{supervise}' asks to "
-                "be predicted are seen by the places that predict them"
-                + ("; supervise = 'output' is right" if not sees_its_answer(architecture, "output") else "")
-            )
+        check_supervision(architecture, supervise)
         self.architecture = architecture
         self.supervise: Supervise = supervise
         self.row = row

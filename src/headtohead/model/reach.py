@@ -16,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from headtohead.model.architecture import Architecture
+from headtohead.errors import UserError
+from headtohead.model.architecture import Architecture, Read
 from headtohead.model.visibility import OUTPUT, Coordinates, Visibility, sequence
 
 Reach = dict[tuple[str, str], np.ndarray]
@@ -72,6 +73,41 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     matters.
     """
     return np.matmul(left.astype(np.float32), right.astype(np.float32)) > 0
+
+
+def check_supervision(a: Architecture, supervise: Literal["output", "all"]) -> None:
+    """Whether the network can learn to predict those tokens.
+
+    Raises:
+        UserError: they are in no place of its last stream, or the places that predict them see them.
+    """
+    if supervise == "all" and a.output_stream.holds != "both":
+        raise UserError(
+            f"{a.name}: supervise = 'all' needs a last stream that holds the input too; "
+            "its input stream predicts nothing, so supervise = 'output' is right"
+        )
+    if sees_its_answer(a, supervise):
+        raise UserError(
+            f"{a.name}: under its visibility, tokens that supervise = '{supervise}' asks to "
+            "be predicted are seen by the places that predict them"
+            + (
+                "; give the output a view of what comes before it alone, such as 'causal' or 'prefix'"
+                if sees_its_answer(a, "output")
+                else "; supervise = 'output' is right"
+            )
+        )
+
+
+def crossing(a: Architecture) -> tuple[str, Read] | None:
+    """A stream, and the first of its reads under which documents that share a row see each other."""
+    one = sequence(TRIED, TRIED)
+    two = Coordinates(*(np.concatenate((array, array)) for array in one))
+    two = two._replace(document=np.repeat([0, 1], 2 * TRIED))
+    for stream in a.streams:
+        for read in (read for layer in stream.layers for read in layer.reads):
+            if (read.visibility.dense(two, two, a.heads) & (two.document[:, None] != two.document)).any():
+                return stream.name, read
+    return None
 
 
 def sees_its_answer(a: Architecture, supervise: Literal["output", "all"]) -> bool:

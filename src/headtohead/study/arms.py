@@ -13,6 +13,7 @@ from headtohead.errors import UserError, about
 from headtohead.model.architecture import Architecture, architecture
 from headtohead.model.budget import Parameters, parameters
 from headtohead.model.matching import match_parameters
+from headtohead.model.reach import check_supervision, crossing
 from headtohead.study.plan import Arm, Study
 from headtohead.validation import explained, validated
 
@@ -39,9 +40,12 @@ def matched_arms(study: Study) -> dict[str, Matched]:
     """Every arm's network, those with `match` solved for, in the order of the study file.
 
     Raises:
-        UserError: a description that is not a network, or no sizes within 1 % of the target.
+        UserError: a description that is not a network, or one that couldn't learn; no sizes within 1 % of the
+        target.
     """
     drawn = {arm.key: described(study, arm) for arm in study.arms}
+    for arm in study.arms:
+        _check(arm, drawn[arm.key])
     found: dict[str, Matched] = {}
     for arm in study.arms:
         if arm.match is None:
@@ -57,6 +61,16 @@ def matched_arms(study: Study) -> dict[str, Matched]:
         sizes = parameters(match.architecture)
         found[arm.key] = Matched(arm, match.architecture, sizes, arm.match, match.mismatch, match.changes)
     return found
+
+
+def _check(arm: Arm, network: Architecture) -> None:
+    check_supervision(network, arm.supervise)
+    if found := crossing(network):
+        stream, read = found
+        raise UserError(
+            f"arm '{arm.key}': stream '{stream}' reads '{read.keys}' under '{read.visibility}', by which the "
+            "documents that share a row see each other: add '& same_document'"
+        )
 
 
 def described(study: Study, arm: Arm) -> Architecture:
