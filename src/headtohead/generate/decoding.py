@@ -16,9 +16,11 @@ from headtohead.data.layouts import Layout
 from headtohead.data.objectives import Example
 from headtohead.data.shards import END
 from headtohead.data.tokenizers import FIRST
+from headtohead.errors import UserError
+from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Tokens
 from headtohead.model.transformer import Cache, Transformer
-from headtohead.model.visibility import OUTPUT, PADDING
+from headtohead.model.visibility import OUTPUT, PADDING, Coordinates, sequence
 
 
 @torch.no_grad()
@@ -29,8 +31,12 @@ def greedy(
 
     Rows may differ in length. Generation ends at <end>, which is not returned, or after `max_tokens`; no other
     special token can be chosen.
+
+    Raises:
+        UserError: the network can't write token by token, since a token of its output sees later ones.
     """
     prompt = prompts(layout, examples)
+    _check_append_only(model.architecture, max(len(e.input) for e in examples), max_tokens)
     room = {name: tokens.ids.shape[1] + max_tokens for name, tokens in prompt.items()}
     cache = model.start_cache(room)
     growing = [s.name for s in model.architecture.streams if s.holds != "input"]
@@ -54,6 +60,22 @@ def greedy(
         position = position + 1
         choice = _choose(model, _step(model, cache, growing, choice, position))
     return written
+
+
+def _check_append_only(architecture: Architecture, input_length: int, output_length: int) -> None:
+    """Whether no token sees a later one of the output: only then do the states of written tokens stay as they are."""
+    where = sequence(1 + input_length, 1 + output_length)
+    written = Coordinates(*(axis[1 + input_length :] for axis in where))
+    for stream in architecture.streams:
+        for read in (read for layer in stream.layers for read in layer.reads):
+            if architecture.stream(read.keys).holds == "input" or stream.holds == "input":
+                continue
+            queries = where if stream.holds == "both" else written
+            if not read.visibility.append_only(queries, written, architecture.heads):
+                raise UserError(
+                    f"{architecture.name} can't write token by token: in stream '{stream.name}' a token sees later "
+                    f"ones of the output ({read.visibility})"
+                )
 
 
 def prompts(layout: Layout, examples: Sequence[Example]) -> Mapping[str, Tokens]:
