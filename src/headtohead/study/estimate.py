@@ -4,9 +4,6 @@ torch.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,46 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from headtohead.data.shards import ExampleStore
+from headtohead.measure.verdicts import detectable_before
 from headtohead.model.budget import cache_bytes, flops
 from headtohead.study.arms import Matched
 from headtohead.study.display import duration
+from headtohead.study.pace import pace
 from headtohead.study.plan import RatesStudy, Study, learning_rates
 from headtohead.study.prepare import Source, check_rows, prepare, rows_in_pass, scored_rows
 from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
 from headtohead.study.versions import versions
-
-SHARE = 0.30
-"""Training FLOPs (as `model.budget` counts them) per second, as a share of the fp32 matrix-multiply rate of
-one thread.
-"""
-START_SECONDS = 12.0
-"""A run's start: importing torch, compiling a block."""
-SCORED = 0.15
-"""Time for learning curves and held-out scores, as a share of the training's."""
-
-CALIBRATION = """
-import numpy, time
-a, b, out = numpy.ones((3, 512, 512), numpy.float32)
-best, end = float("inf"), time.perf_counter() + 0.5
-while time.perf_counter() < end:
-    began = time.perf_counter()
-    for _ in range(4):
-        numpy.matmul(a, b, out=out)
-    best = min(best, (time.perf_counter() - began) / 4)
-print(2 * 512**3 / best)
-"""
-
-
-def matmul_rate() -> float:
-    """FLOP/s of fp32 matrix products in one thread of this machine: the best of half a second.
-
-    In a process of its own: the number of threads of NumPy's matrix product is settled when it is imported.
-    """
-    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    asked = [sys.executable, "-c", CALIBRATION]
-    return float(
-        subprocess.run(asked, env={**os.environ, **one}, capture_output=True, text=True, check=True).stdout
-    )
 
 
 def show(
@@ -101,11 +67,19 @@ def show(
         console.print()
         console.print(table)
         console.print(note)
+    if not rates and len(plan.seeds) > 1 and len(plan.arms) > 1:
+        documents = len(set(data["groups"]["test"]))
+        effect = detectable_before(plan.model_dump(mode="json", by_alias=True), documents)
+        console.print(
+            f"\nWith {len(plan.seeds)} seeds and {documents} held-out documents, a true difference of about "
+            f"{effect:.3f} bits per byte would be found four times in five (supposing the spread of earlier "
+            f"studies); the margin is {plan.margin:g}."
+        )
 
 
 def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Table, str]:
     table = _table("The arms, and what differs between them")
-    columns = ("arm", "layers", "d_ff", "params", "off by", "loss", "train", "read", "write", "cache")
+    columns = ("arm", "depth", "d_ff", "params", "off by", "loss", "train", "read", "write", "cache")
     for name in columns:
         table.add_column(name, justify="left" if name in ("arm", "loss") else "right", no_wrap=True)
     typical = basis.typical
@@ -136,12 +110,7 @@ def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Tabl
 
 
 def _runs(runs: Sequence[Run], workers: int) -> tuple[Table, str]:
-    matmul = matmul_rate()
-    rate = matmul * SHARE
-
-    def seconds(run: Run) -> float:
-        return START_SECONDS + run.cost * (1 + SCORED) / rate
-
+    here = pace()
     table = _table(f"The runs, {workers} side by side")
     for name in ("rung", "arm", "runs", "steps", "FLOPs each", "time each"):
         table.add_column(name, justify="left" if name in ("rung", "arm") else "right", no_wrap=True)
@@ -156,20 +125,16 @@ def _runs(runs: Sequence[Run], workers: int) -> tuple[Table, str]:
             str(len(some)),
             f"{steps:,}",
             f"{some[0].cost:.2e}",
-            f"about {duration(seconds(some[0]))}",
+            f"about {duration(here.seconds(some[0]))}",
         )
     ends: dict[str, float] = {}
     free = [0.0] * max(1, workers)
     for run in runs:
         free.sort()
-        free[0] += seconds(run)
+        free[0] += here.seconds(run)
         ends[run.rung] = max(ends.get(run.rung, 0.0), free[0])
     told = ", ".join(f"{rung} done after about {duration(end)}" for rung, end in ends.items())
-    note = (
-        f"{told}. An estimate: {matmul / 1e9:.0f} GFLOP/s of fp32 matrix products in one thread, measured "
-        f"just now; {SHARE:.0%} of it assumed for training, {SCORED:.0%} more time for scoring, "
-        f"{START_SECONDS:.0f} s for each start."
-    )
+    note = f"{told}. An estimate: {here}."
     return table, note
 
 

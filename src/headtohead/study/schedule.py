@@ -24,8 +24,8 @@ RungName = Literal["rehearsal", "full", "rates"]
 
 @dataclass(frozen=True)
 class Run:
-    """One run. `description` is what goes into run.json; `cost` is training FLOPs, to start the longest
-    first.
+    """One run. `description` is what goes into run.json; `cost` is training FLOPs, to start the longest first,
+    `scoring_cost` the forward FLOPs of what is scored.
     """
 
     arm: str
@@ -34,6 +34,7 @@ class Run:
     learning_rate: float
     description: dict[str, Any]
     cost: float
+    scoring_cost: float = 0.0
 
     @property
     def name(self) -> str:
@@ -174,8 +175,13 @@ class Basis:
         examples = (
             steps * recipe.rows_per_step * self.data["splits"]["train"]["examples"] / self.rows_in_pass[seed]
         )
-        cost = examples * flops(matched.architecture, *self.typical, matched.arm.supervise)["training"]
-        return Run(arm, seed, name, learning_rate, description, cost)
+        work = flops(matched.architecture, *self.typical, matched.arm.supervise)
+        scored = len(self.data["regions"]) * (
+            shared.curve_windows * len(description["evaluation"]["curve_steps"])
+            + 2 * evaluation["windows"]  # with the right input and with a wrong one
+        )
+        costs = examples * work["training"], scored * work["forward"]
+        return Run(arm, seed, name, learning_rate, description, *costs)
 
 
 def scored_windows(study: Study, rates: RatesStudy | None) -> dict[str, int]:
