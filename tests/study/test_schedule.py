@@ -22,8 +22,8 @@ def finish(out: Path, done: Run) -> None:
     folder = folder_of(out, done)
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(done.description), encoding="utf-8")
-    about = {"arm": done.arm, "seed": done.seed, "rung": done.rung, "status": "finished"}
-    (folder / "result.json").write_text(json.dumps(about), encoding="utf-8")
+    about = {"arm": done.arm, "seed": done.seed, "rung": done.rung, "learning_rate": done.learning_rate}
+    (folder / "result.json").write_text(json.dumps({**about, "status": "finished"}), encoding="utf-8")
     (folder / "timings.json").write_text('{"train": 1.0}', encoding="utf-8")
 
 
