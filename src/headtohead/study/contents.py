@@ -234,22 +234,22 @@ def _rates(page: Page) -> dict[str, Any] | None:
             }
             for rate in grid
         ]
-        rows.append({"arm": arm, "cells": cells, "edge": search["edge"]})
+        rows.append({"arm": arm, "cells": cells, "edge": search["edge"], "optimum": search["optimum"]})
     edges = [row["arm"].key for row in rows if row["edge"]]
     words = (
         f"Before the study, every arm was tried at the same {len(grid)} learning rates, in runs of "
         f"{found['steps']:,} steps under a seed of their own, scored on the tuning split, which the results "
-        "never touch. An arm's optimum is the lowest point of the parabola through its best rate (circled) and "
-        "that rate's neighbours"
+        "never touch. An arm's optimum (a line at the foot) is the lowest point of the parabola through its best "
+        "rate (the large mark) and that rate's neighbours"
     )
-    if exponent := page.plan["study"].get("horizon_exponent"):
+    if exponent := page.study.get("horizon_exponent"):
         words += (
-            f", times (steps of a full run / steps of these)^-{exponent:g}, since a longer run wants a smaller "
-            "rate (Bjorck et al., arXiv 2409.19913)"
+            f"; the full runs use it times (their steps / steps of the search)^−{exponent:g}, since a longer "
+            "run wants a smaller rate (Bjorck et al., arXiv 2409.19913)"
         )
     words += ". "
     words += (
-        f"For {joined(edges)} the best lies on the edge of the grid (circled); a better one may lie beyond."
+        f"For {joined(edges)} the best lies on the edge of the grid (ringed); a better one may lie beyond."
         if edges
         else "No arm's best lies on the edge of the grid."
     )

@@ -72,12 +72,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Search:
-    """One arm's search: what each learning rate gave, which was taken, whether it lies on the edge."""
+    """One arm's search: what each learning rate gave, which was best, and if on the edge; the optimum."""
 
     arm: str
     ink: Ink
     rates: tuple[float, ...]
     bits_per_byte: tuple[float, ...]
+    best: float
     optimum: float
     edge: bool
 
@@ -348,11 +349,11 @@ def _thinned(curve: Curve, most: int = 100) -> Curve:
 
 
 def searches(arms: Sequence[Search], height: int = 280) -> alt.LayerChart:
-    """Bits per byte on the tuning split for each learning rate; the taken one is marked, an edge twice."""
+    """Bits per byte on the tuning split for each learning rate; the best and the optimum marked."""
     values = [v for a in arms for v in a.bits_per_byte if math.isfinite(v)]
     bottom, top = min(values), max(values)
     room = (top - bottom) * 0.06 or 0.05
-    bottom, top = bottom - room, top + room
+    bottom, top, foot = bottom - 2 * room, top + room, bottom - room
     scale = alt.Scale(domain=[bottom, top], nice=False, zero=False)
     rates = sorted({rate for a in arms for rate in a.rates})
     x = alt.X(
@@ -368,8 +369,8 @@ def searches(arms: Sequence[Search], height: int = 280) -> alt.LayerChart:
             "arm": a.arm,
             "rate": rate,
             "bits": bits,
-            "taken": rate == a.optimum,
-            "edge": a.edge and rate == a.optimum,
+            "taken": rate == a.best,
+            "edge": a.edge and rate == a.best,
         }
         for a in arms
         for rate, bits in zip(a.rates, a.bits_per_byte, strict=True)
@@ -379,6 +380,7 @@ def searches(arms: Sequence[Search], height: int = 280) -> alt.LayerChart:
     tooltip = ["arm:N", alt.Tooltip("rate:Q", title="learning rate"), *numbers("bits")]
     last = apart([_last(a) for a in arms], 13.0 * (top - bottom) / height, bottom, top)
     labels = [{"arm": a.arm, "y": at} for a, at in zip(arms, last, strict=True)]
+    optima = inline({"arm": a.arm, "rate": a.optimum, "from": bottom, "to": foot} for a in arms)
     layers = [
         base.mark_line(strokeWidth=1.6, opacity=0.8).encode(detail="arm:N", strokeDash=dash_of(arms)),
         base.mark_point(filled=True, size=22, opacity=0.9).encode(tooltip=tooltip),
@@ -387,6 +389,15 @@ def searches(arms: Sequence[Search], height: int = 280) -> alt.LayerChart:
         .encode(shape=shape_of(arms), tooltip=tooltip),
         base.transform_filter("datum.edge").mark_point(
             filled=False, size=300, strokeWidth=1.6, shape="circle", opacity=1
+        ),
+        alt.Chart(optima)
+        .mark_rule(strokeWidth=2.5, clip=True)
+        .encode(
+            x=x,
+            y=alt.Y("from:Q", scale=scale),
+            y2="to:Q",
+            color=colour,
+            tooltip=["arm:N", alt.Tooltip("rate:Q", format=".2g", title="optimum")],
         ),
         *names_beside(labels, alt.value("width"), alt.Y("y:Q", scale=scale), colour),
     ]

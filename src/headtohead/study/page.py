@@ -19,10 +19,11 @@ from typing import Any, Literal
 import numpy as np
 
 from headtohead.errors import UserError
-from headtohead.files import read_json, read_text
+from headtohead.files import read_text
 from headtohead.model.architecture import Architecture
 from headtohead.study.figures import Curve
 from headtohead.study.palette import Ink, inks
+from headtohead.study.results import read_plan
 
 Moment = Literal["nothing", "rehearsal", "underway", "finished"]
 Axis = Literal["tokens", "flops"]
@@ -317,24 +318,34 @@ def read(folder: Path) -> Page:
     Raises:
         UserError: no `plan.json` there, or a file that can't be read or is damaged.
     """
-    plan = read_json(folder / "plan.json", "the study's plan")
+    plan = read_plan(folder, "start the study again, which writes it anew")
     path = folder / "results.jsonl"
-    results = _lines(path) if path.exists() else []
+    results = _lines(path, RESULT) if path.exists() else []
     timed = folder / "timings.jsonl"
-    timings = _lines(timed) if timed.exists() else []
+    timings = _lines(timed, RUN | {"seconds"}) if timed.exists() else []
     written = datetime.fromtimestamp((path if path.exists() else folder / "plan.json").stat().st_mtime, UTC)
     return Page(plan, results, timings, written)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+RUN = {"arm", "seed", "rung"}
+RESULT = RUN | {"status"}
+FINISHED = {"bits_per_byte", "value_of_input", "curve", "documents", "ledger", "identity", "samples"}
+"""What the lines of the study's files have."""
+
+
+def _lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
     found = []
-    for number, line in enumerate(read_text(path, "the results").splitlines(), start=1):
+    again = "start the study again, which writes it anew"
+    for number, line in enumerate(read_text(path, "the results").split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}: line {number} is not JSON ({error.msg}): remove it, and the run is done again"
-            ) from error
+            entry = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}: line {number} is not JSON: {again}") from error
+        keys = entry.keys() if isinstance(entry, dict) else set()
+        finished = FINISHED if keys and entry.get("status") == "finished" else set()
+        if missing := sorted((needed | finished) - keys):
+            raise UserError(f"{path}: line {number} is damaged, it has no {missing[0]}: {again}")
+        found.append(entry)
     return found

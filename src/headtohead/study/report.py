@@ -95,6 +95,7 @@ def _charts(page: Page, judgement: Judgement) -> dict[str, alt.LayerChart]:
                 arm.ink,
                 tuple(found[arm.key]["grid"]),
                 tuple(math.nan if v is None else v for v in found[arm.key]["bits_per_byte"]),
+                found[arm.key]["best"],
                 found[arm.key]["optimum"],
                 found[arm.key]["edge"],
             )
