@@ -97,31 +97,60 @@ def gone(out: Path, seconds: float) -> bool:
     return True
 
 
-def killed(kind: str, kills: int, file: Path, text: Path, out: Path, moments: random.Random) -> int:
+@dataclass(frozen=True)
+class Uninterrupted:
+    """A study that nobody killed, and how long it took on this machine, as busy as it is."""
+
+    file: Path
+    text: Path
+    out: Path
+    seconds: float
+
+
+def uninterrupted(file: Path, text: Path, out: Path) -> Uninterrupted:
+    began = time.monotonic()
+    finish(file, text, out)
+    return Uninterrupted(file, text, out, time.monotonic() - began)
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """A search of learning rates: ten runs, no page."""
+    folder = tmp_path_factory.mktemp("search")
+    _, file, text = write_study(folder)
+    return uninterrupted(file, text, folder / "out")
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """A comparison, with its page."""
+    folder = tmp_path_factory.mktemp("comparison")
+    file, _, text = write_study(folder)
+    return uninterrupted(file, text, folder / "out")
+
+
+def killed(kind: str, kills: int, plain: Uninterrupted, out: Path, moments: random.Random) -> int:
     """Run a study to its end, killing parent, worker or group at random moments; how often it was."""
     done: dict[str, int] = {}
     count = 0
     while True:
-        process = start(file, text, out)
+        process = start(plain.file, plain.text, out)
         try:
             while process.poll() is None and count < kills:
-                time.sleep(moments.uniform(0.2, 9.0))
+                time.sleep(moments.uniform(0.2, 0.3 * plain.seconds))
                 if process.poll() is not None:
                     break
                 if kind == "worker":
-                    alive = workers_of(out)
-                    if alive:
+                    if alive := workers_of(out):
                         os.kill(moments.choice(alive), signal.SIGKILL)
                         count += 1
                     continue
                 count += 1
                 (os.killpg if kind == "group" else os.kill)(process.pid, signal.SIGKILL)
-                process.wait()
-                assert gone(out, 10), "a worker outlived the study"
                 break
-            else:
-                printed, _ = process.communicate(timeout=3000)
-                assert process.returncode == 0, printed
+            printed, _ = process.communicate(timeout=3000)
+            assert process.returncode in (0, -signal.SIGKILL), printed
+            assert gone(out, 10), "a worker outlived the study"
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -133,33 +162,6 @@ def killed(kind: str, kills: int, file: Path, text: Path, out: Path, moments: ra
             return count
 
 
-@dataclass(frozen=True)
-class Uninterrupted:
-    """A study that nobody killed."""
-
-    file: Path
-    text: Path
-    out: Path
-
-
-@pytest.fixture(scope="module")
-def search(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
-    """A search of learning rates: ten runs, no page."""
-    folder = tmp_path_factory.mktemp("search")
-    _, file, text = write_study(folder)
-    finish(file, text, folder / "out")
-    return Uninterrupted(file, text, folder / "out")
-
-
-@pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
-    """A comparison, with its page."""
-    folder = tmp_path_factory.mktemp("comparison")
-    file, _, text = write_study(folder)
-    finish(file, text, folder / "out")
-    return Uninterrupted(file, text, folder / "out")
-
-
 def same_as(plain: Uninterrupted, kind: str, kills: int, folder: Path, seed: int) -> None:
     """Kill the study `kills` times, in as many studies as it takes; each ends as `plain` did."""
     moments = random.Random(f"{kind} {seed}")
@@ -169,7 +171,7 @@ def same_as(plain: Uninterrupted, kind: str, kills: int, folder: Path, seed: int
         assert attempt <= 2 * kills, "the study is too short to be killed"
         out = folder / f"killed-{attempt}"
         with Watch(out) as watch:
-            count += killed(kind, kills - count, plain.file, plain.text, out, moments)
+            count += killed(kind, kills - count, plain, out, moments)
         assert not watch.doubled
         assert watch.looks
         assert len(weights(out)) == len(finished(out)) == len(finished(plain.out))
