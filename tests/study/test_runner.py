@@ -156,7 +156,8 @@ def test_a_loss_that_is_not_finite_stops_its_run_alone(tmp_path: Path) -> None:
         assert line["layer"] in line["reason"]
     assert (out / "report.html").exists()
     again = finish(file, text, out, *ONE_SEED, "recipe.learning_rate=1e38")
-    assert "4 of them finished before" in again
+    assert "0 of them finished and 4 stopped before" in again
+    assert "0 runs finished, 4 stopped" in again
 
 
 @SLOW

@@ -30,7 +30,7 @@ from headtohead.data.packing import plan_rows
 from headtohead.data.shards import ExampleStore, order
 from headtohead.data.tokenizers import ByteTokenizer, Tokenizer, train_tokenizer
 from headtohead.errors import UserError
-from headtohead.files import explain_os_error, make_folder, read_json, write_atomic
+from headtohead.files import explain_os_error, make_folder, read_json, sha256_of, write_atomic
 from headtohead.study.plan import DataSettings, Study
 
 PARTS = ("train", "tune", "test")
@@ -92,8 +92,9 @@ def prepare(study: Study, source: Source, folder: Path, say: Callable[[str], Non
     """
     wanted = fingerprint(study, source)
     if (folder / "data.json").is_file():
-        there = read_json(folder / "data.json", "the prepared data")
-        if there.get("fingerprint") == wanted:
+        there = read_data(folder)
+        if there["fingerprint"] == wanted:
+            check_data(folder, there)
             return there
     say(f"preparing the text: {source.material.source}")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
@@ -112,6 +113,43 @@ def prepare(study: Study, source: Source, folder: Path, say: Callable[[str], Non
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return description
+
+
+def read_data(folder: Path) -> dict[str, Any]:
+    """FOLDER/data.json.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path, again = folder / "data.json", f"delete {folder} and start the study again"
+    try:
+        found = read_json(path, "the prepared data")
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from error
+    if not isinstance(found, dict) or MADE - found.keys() or not isinstance(found["fingerprint"], dict):
+        raise UserError(f"the prepared data {path} is damaged: {again}")
+    return found
+
+
+def check_data(folder: Path, there: Mapping[str, Any]) -> None:
+    """Whether the files are those that `there`, data.json, was written with.
+
+    Raises:
+        UserError: naming the first that is missing, cut short or altered.
+    """
+    again = f"delete {folder} and start the study again"
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file() or sha256_of(tokenizer) != there["tokenizer_sha256"]:
+        raise UserError(f"{tokenizer} is missing or has been altered since it was written: {again}")
+    for part in PARTS:
+        ExampleStore.open(folder, part)
+        if read_json(folder / f"{part}.json", "the prepared data")["sha256"] != there["stores"][part]:
+            raise UserError(f"{folder / f'{part}.json'} has been altered since it was written: {again}")
+
+
+MADE = {"fingerprint", "name", "source", "corpus_sha256", "tokenizer_sha256", "vocabulary", "bytes_per_token",
+        "dropped", "merged_groups", "sectioned", "splits", "stores", "regions"}  # fmt: skip
+"""The keys of data.json."""
 
 
 def _prepare(settings: DataSettings, source: Source, found: Sequence[str], folder: Path) -> dict[str, Any]:

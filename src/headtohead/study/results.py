@@ -8,6 +8,7 @@ uninterrupted one, byte for byte.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,49 @@ def is_done(folder: Path) -> bool:
     return (folder / "result.json").is_file()
 
 
+def read_run(folder: Path) -> dict[str, Any]:
+    """FOLDER/run.json, as the study wrote it.
+
+    Raises:
+        UserError: there is none, or it is damaged or altered.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no run.json: give the folder of a run, "
+            "such as runs/first-look/runs/full-prefix-seed1"
+        )
+    again = "start its study again, which writes it anew"
+    found = _read(path, "the run", again)
+    if found.get("identity") != identity_of(found):
+        raise UserError(f"the run {path} is not what its study wrote: {again}")
+    return found
+
+
+def read_plan(out: Path, right: str) -> dict[str, Any]:
+    """OUT/plan.json; `right` ends the error of a damaged one.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = out / "plan.json"
+    if not path.is_file():
+        raise UserError(f"{out} holds no plan.json: give the folder of a study, such as runs/first-look")
+    found = _read(path, "the plan", right)
+    missing = [
+        key for key in ("study", "data", "arms", "runs") if not isinstance(found.get(key), dict | list)
+    ]
+    if missing:
+        raise UserError(f"the plan {path} is damaged, it has no {missing[0]}: {right}")
+    return found
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Of a run that is done. One that had to stop keeps them: its last good weights are there."""
+    if is_done(folder) and _read(folder / "result.json", "the result", AGAIN).get("status") != "stopped":
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
 def check_earlier(out: Path, runs: Sequence[Run]) -> None:
     """Refuse to mix results: every run that is done must be the one that is planned.
 
@@ -44,7 +88,7 @@ def check_earlier(out: Path, runs: Sequence[Run]) -> None:
         folder = folder_of(out, run)
         if not is_done(folder):
             continue
-        there = read_json(folder / "run.json", "the run")
+        there = _read(folder / "run.json", "the run", f"delete {folder}, and the study does this run again")
         if identity_of(there) != run.identity:
             found = differences(there, json.loads(json.dumps(run.description)))
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -57,12 +101,29 @@ def check_earlier(out: Path, runs: Sequence[Run]) -> None:
 def result_of(out: Path, run: Run) -> dict[str, Any] | None:
     """The line of results.jsonl for a run, None while it has none."""
     folder = folder_of(out, run)
+    about = {"arm": run.arm, "seed": run.seed, "rung": run.rung, "learning_rate": run.learning_rate}
     if is_done(folder):
-        return read_json(folder / "result.json", "the result")
+        found = _read(folder / "result.json", "the result", AGAIN)
+        if any(found.get(key) != value for key, value in about.items()) or "status" not in found:
+            raise UserError(f"the result {folder / 'result.json'} is not that of its run: {AGAIN}")
+        return found
     if (folder / STOPPED).is_file():
-        about = {"arm": run.arm, "seed": run.seed, "rung": run.rung, "learning_rate": run.learning_rate}
-        return {**about, "status": "stopped", **read_json(folder / STOPPED, "the reason")}
+        return {**about, "status": "stopped", **_read(folder / STOPPED, "the reason", "delete it")}
     return None
+
+
+AGAIN = "delete it, and the run is done again"
+
+
+def _read(path: Path, what: str, right: str) -> dict[str, Any]:
+    """A JSON object; the error says what would be right."""
+    try:
+        found = read_json(path, what)
+    except UserError as error:
+        raise UserError(f"{error}; {right}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{what} {path} is damaged: it holds no JSON object; {right}")
+    return found
 
 
 def write_results(out: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -74,7 +135,7 @@ def write_results(out: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
         path = folder_of(out, run) / "timings.json"
         if is_done(folder_of(out, run)) and path.is_file():
             where = {"folder": f"runs/{run.name}", "arm": run.arm, "seed": run.seed, "rung": run.rung}
-            timings.append({**where, "seconds": read_json(path, "the timings")})
+            timings.append({**where, "seconds": _read(path, "the timings", "delete it")})
     write_atomic(out / "timings.jsonl", _lines(timings))
     return results
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from headtohead.data.shards import ExampleStore
 from headtohead.errors import Interrupted, UserError, about
-from headtohead.files import FolderLock, read_json, write_atomic
+from headtohead.files import FolderLock, write_atomic
 from headtohead.model.budget import cache_bytes, flops
 from headtohead.study import estimate
 from headtohead.study.arms import Matched, matched_arms, vocabulary
@@ -30,11 +30,12 @@ from headtohead.study.prepare import (
     check_rows,
     fingerprint,
     prepare,
+    read_data,
     read_source,
     rows_in_pass,
     scored_rows,
 )
-from headtohead.study.results import check_earlier, write_results
+from headtohead.study.results import check_earlier, read_plan, write_results
 from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
 from headtohead.study.supervisor import Supervisor
 from headtohead.study.tuning import for_horizon, tuned
@@ -116,7 +117,7 @@ def _check_material(folder: Path, plan: Study, source: Source) -> None:
     path = folder / "data" / "data.json"
     if not path.is_file() or not any((folder / "runs").glob("*/result.json")):
         return
-    there, wanted = read_json(path, "the prepared data").get("fingerprint", {}), fingerprint(plan, source)
+    there, wanted = read_data(folder / "data")["fingerprint"], fingerprint(plan, source)
     for key, value in wanted.items():
         if there.get(key) != value:
             raise UserError(
@@ -129,13 +130,14 @@ def _keep_promises(folder: Path, record: dict[str, Any]) -> None:
     """What was promised before the first full run can't be changed once there is one."""
     if not any((folder / "runs").glob("full-*/result.json")) or not (folder / "plan.json").is_file():
         return
-    there = read_json(folder / "plan.json", "the plan")["study"]
+    afresh = f"start afresh with another --out, such as --out {folder}-2"
+    there = read_plan(folder, f"put back what it was, or {afresh}")["study"]
     for promise in ("margin", "contrasts", "claims"):
         kept, now = (_promise(study_.get(promise)) for study_ in (there, record["study"]))
         if kept != now:
             raise UserError(
                 f"{folder} has full runs, made when {promise} was another: it is stated before the run; "
-                f"set it back, or start afresh with another --out, such as --out {folder}-2"
+                f"set it back, or {afresh}"
             )
 
 

@@ -8,11 +8,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from headtohead.errors import UserError
 from headtohead.files import make_folder, read_json, write_atomic
 from headtohead.study.asides import BASELINES, PAGE, Aside
 from headtohead.study.display import Display, State, Working, duration
 from headtohead.study.processes import Worker
-from headtohead.study.results import STOPPED, folder_of, is_done, write_results
+from headtohead.study.results import STOPPED, clear_checkpoints, folder_of, is_done, read_run, write_results
 from headtohead.study.schedule import Run, identity_of
 from headtohead.study.worker import LOCK_SECONDS, claimed, progress_of
 from headtohead.study.yardsticks import found_baselines
@@ -60,11 +61,13 @@ class Supervisor:
             self._settle(run)
         for run in self.runs:  # one killed between its result and its cleaning up never runs again
             if is_done(folder_of(self.out, run)):
-                shutil.rmtree(folder_of(self.out, run) / "checkpoints", ignore_errors=True)
-        write_results(self.out, self.runs)
+                clear_checkpoints(folder_of(self.out, run))
+        results = write_results(self.out, self.runs)
+        self.stopped = sum(line["status"] == "stopped" for line in results)
         with self.display:
             done = len(self.runs) - len(self.waiting)
-            again = f", {done} of them finished before" if done else ""
+            stopped = f" and {self.stopped} stopped" if self.stopped else ""
+            again = f", {done - self.stopped} of them finished{stopped} before" if done else ""
             self.display.say(f"{len(self.runs)} runs{again}, {self.workers} side by side, in {self.out}")
             if self.windows is not None:
                 if found_baselines(self.out / "data", self.windows) is None:
@@ -96,8 +99,8 @@ class Supervisor:
         path = folder / "run.json"
         if path.is_file():
             try:
-                same = identity_of(json.loads(path.read_text(encoding="utf-8"))) == run.identity
-            except ValueError:
+                same = identity_of(read_run(folder)) == run.identity
+            except UserError:  # damaged: it is written anew
                 same = False
             if not same:
                 claimed(folder, LOCK_SECONDS).release()  # nobody is writing there any more

@@ -22,7 +22,6 @@ from headtohead.data.packing import plan_rows
 from headtohead.data.shards import Example, ExampleStore, order
 from headtohead.data.tokenizers import Tokenizer, load_tokenizer
 from headtohead.errors import UserError
-from headtohead.files import read_json
 from headtohead.generate.decoding import greedy
 from headtohead.measure.scoring import (
     all_token_nats,
@@ -35,7 +34,7 @@ from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Batch
 from headtohead.model.budget import flops
 from headtohead.model.transformer import Transformer
-from headtohead.study.prepare import held_out
+from headtohead.study.prepare import check_data, held_out, read_data
 from headtohead.train.checkpoint import named_tensors
 from headtohead.train.loop import Trained, train
 from headtohead.train.nonfinite import NonFinite
@@ -182,12 +181,13 @@ class _Data:
         wanted = description["data"]
         self.row, self.side, self.regions = wanted["row"], wanted["side"], tuple(wanted["regions"])
         where = (folder / wanted["folder"]).resolve()
-        there = read_json(where / "data.json", "the prepared data")
+        there = read_data(where)
         for key in ("corpus_sha256", "tokenizer_sha256", "stores"):
             if there.get(key) != wanted[key]:
                 raise UserError(
                     f"{where} is not the data that {folder / 'run.json'} names: its {key} differs"
                 )
+        check_data(where, there)
         self.train = ExampleStore.open(where, "train")
         self.tune = ExampleStore.open(where, "tune")
         split = description["evaluation"]["split"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from headtohead.errors import Interrupted, UserError
-from headtohead.files import FolderLock, read_json, write_atomic
+from headtohead.files import FolderLock, write_atomic
 from headtohead.study.processes import PARENT, end_with_parent, wait_for
+from headtohead.study.results import clear_checkpoints, read_run
 
 LOCK_SECONDS = 20.0
 """How long a study and its workers wait for a folder whose last owner was killed a moment ago."""
@@ -33,16 +33,12 @@ def run(folder: Path) -> int:
         UserError: no description, a folder in use, data that is not what the description names, a full disk.
     """
     end_with_parent()
-    if not (folder / "run.json").is_file():
-        raise UserError(
-            f"{folder} holds no run.json: give the folder of a run, "
-            "such as runs/first-look/runs/full-prefix-seed1"
-        )
+    description = read_run(folder)
     lock = claimed(folder, LOCK_SECONDS if PARENT in os.environ else 0.0)
     try:
         if not (folder / "result.json").exists():
-            _run(folder, read_json(folder / "run.json", "the run"))
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            _run(folder, description)
+        clear_checkpoints(folder)
     finally:
         lock.release()
     return 0
