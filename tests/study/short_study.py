@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -119,7 +120,10 @@ def write_study(folder: Path) -> tuple[Path, Path, Path]:
 
 
 def start(file: Path, text: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    """`headtohead study` as a person would start it, in a process group of its own."""
+    """`headtohead study` as a person would start it, in a process group of its own.
+
+    Ctrl-C works at a terminal even where the tests run in the background, which a shell starts deaf to it.
+    """
     command = [sys.executable, "-m", "headtohead", "study", str(file), "--text", str(text), "--out", str(out)]
     return subprocess.Popen(
         [*command, "--workers", "2", *more],
@@ -128,7 +132,13 @@ def start(file: Path, text: Path, out: Path, *more: str) -> subprocess.Popen[str
         text=True,
         start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=hear_ctrl_c,
     )
+
+
+def hear_ctrl_c() -> None:
+    """Undo, in a child, what the parent was started with."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def finish(file: Path, text: Path, out: Path, *more: str, code: int = 0) -> str:
