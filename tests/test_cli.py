@@ -118,7 +118,7 @@ def test_what_needs_no_torch_does_not_import_it(words: list[str], tmp_path: Path
     ("words", "message"),
     [
         (["nope"], "no such command 'nope'; see headtohead --help"),
-        (["stduy"], "no such command 'stduy'"),
+        (["stduy"], "no such command 'stduy': did you mean 'study'\\? see headtohead --help"),
         (["--verbose"], "no such option: --verbose"),
         (["study"], "missing argument 'FILE'; see headtohead study --help"),
         (["study", "a.toml", "b.toml"], r"unexpected extra argument\S* \(b.toml\)"),
@@ -196,6 +196,12 @@ def test_a_full_disk_under_the_output_is_one_line() -> None:
         )  # fmt: skip
     assert answer.returncode == 2
     assert answer.stderr == "error: no space left on the disk\n"
+
+
+def test_a_terminal_of_few_characters_gets_what_it_can_show() -> None:
+    answer = launch("budget", "decllm-nano", "redllm-nano", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "? 0.79" in answer.stdout  # × 0.79
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -52,7 +52,11 @@ class Car(Strict):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"speeed": 1.0}, "unknown key 'speeed': did you mean 'speed'? (and 1 more problem)"),
+        ({"speeed": 1.0}, "unknown key 'speeed': did you mean 'speed'?"),
+        (
+            {"speeed": 1.0, "colour": 3},
+            "unknown key 'speeed': did you mean 'speed'? (and 1 more problem)",
+        ),
         ({"speed": 1, "x": 2}, "unknown key 'x': it can be colour, doors, pair, seats, spare, speed, wheels"),
         ({}, "the key 'speed' is missing"),
         ({"speed": -1}, "speed = -1: it should be greater than 0"),

@@ -1,5 +1,6 @@
 """``python -m headtohead``."""
 
+import io
 import sys
 
 
@@ -7,6 +8,9 @@ def main() -> None:
     """The command line's entry point."""
     from headtohead.cli import run
 
+    for stream in (sys.stdout, sys.stderr):  # a terminal that can't show "×" is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(run())
 
 

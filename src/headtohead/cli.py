@@ -363,7 +363,6 @@ def _usage_message(error: typer.TyperException) -> str:
     """One line for a wrong option or argument, with where to look."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else PROGRAM
-    message = (
-        " ".join(error.format_message().split()).rstrip(".").replace("Possible options:", "did you mean")
-    )
-    return f"{message[:1].lower()}{message[1:]}; see {path} --help"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    message = message.replace("Possible options:", "did you mean").replace(". Did you mean", ": did you mean")
+    return f"{message[:1].lower()}{message[1:]}{'' if message.endswith('?') else ';'} see {path} --help"

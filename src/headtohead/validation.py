@@ -26,8 +26,7 @@ def validated(model_class: type[M], data: Mapping[str, Any], where: str) -> M:
 
     Raises:
         UserError: one line that names the key, the value and what would be right. A key that isn't known is
-            told first, with the known key it resembles: a misspelt key is also a missing one, and only the
-            first is news.
+            told first, with the known key it resembles.
     """
     try:
         return model_class.model_validate(data)
@@ -54,6 +53,13 @@ def explained(model_class: type[BaseModel], error: ValidationError, data: Any = 
         or not any(len(place) > len(detail["loc"]) and _begins(place, detail["loc"]) for place in places)
     ]
     details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
+    # A misspelt key is also a missing one.
+    unknown = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
+    details = [
+        detail
+        for detail in details
+        if detail["type"] != "missing" or not any(_misspelt(place, detail["loc"]) for place in unknown)
+    ]
     more = len(details) - 1
     rest = f" (and {more} more {'problem' if more == 1 else 'problems'})" if more else ""
     return f"{_explain(model_class, details[0], data)}{rest}"
@@ -61,6 +67,11 @@ def explained(model_class: type[BaseModel], error: ValidationError, data: Any = 
 
 def _begins(place: tuple[int | str, ...], beginning: tuple[int | str, ...]) -> bool:
     return place[: len(beginning)] == beginning
+
+
+def _misspelt(unknown: tuple[int | str, ...], missing: tuple[int | str, ...]) -> bool:
+    near = difflib.get_close_matches(str(unknown[-1]), [str(missing[-1])], cutoff=0.6)
+    return unknown[:-1] == missing[:-1] and bool(near)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

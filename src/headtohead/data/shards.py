@@ -151,7 +151,10 @@ class ExampleStore(Sequence[Example]):
     def open(cls, folder: Path, name: str) -> "ExampleStore":
         """Map a saved store read-only. Raises UserError for a file missing, cut short or altered."""
         path = folder / f"{name}.json"
-        description = read_json(path, "data description")
+        try:
+            description = read_json(path, "the data's description")
+        except UserError as error:
+            raise UserError(f"{error}; delete {folder} and start again") from error
         try:
             if description["format"] != FORMAT or description["columns"] != list(COLUMNS):
                 raise UserError(

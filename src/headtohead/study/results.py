@@ -82,7 +82,7 @@ def check_earlier(out: Path, runs: Sequence[Run]) -> None:
     """Refuse to mix results: every run that is done must be the one that is planned.
 
     Raises:
-        UserError: naming the first finished run that was another, and what differs.
+        UserError: naming the first finished run that was another, and what differs; or a damaged result.
     """
     for run in runs:
         folder = folder_of(out, run)
@@ -96,6 +96,7 @@ def check_earlier(out: Path, runs: Sequence[Run]) -> None:
                 f"{folder} is the result of another study ({'; '.join(found[:3])}{more}): "
                 f"set this back, or start afresh with another --out, such as --out {out}-2"
             )
+        result_of(out, run)
 
 
 def result_of(out: Path, run: Run) -> dict[str, Any] | None:

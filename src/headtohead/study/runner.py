@@ -121,9 +121,16 @@ def _check_material(folder: Path, plan: Study, source: Source) -> None:
     for key, value in wanted.items():
         if there.get(key) != value:
             raise UserError(
-                f"{folder} holds results on other data ({key}: {there.get(key)} there, {value} here): "
+                f"{folder} holds results on other data ({key}: {_short(there.get(key))} there, {_short(value)} "
+                "here): "
                 f"set this back, or start afresh with another --out, such as --out {folder}-2"
             )
+
+
+def _short(value: Any) -> str:
+    """A checksum's beginning tells enough."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:12]}…"
 
 
 def _keep_promises(folder: Path, record: dict[str, Any]) -> None:
