@@ -1,10 +1,15 @@
-"""What a study finds when it is started again."""
+"""What a study finds when it is started again, and how it ends."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
+import pytest
+
+from headtohead.errors import UserError
 from headtohead.files import write_atomic
 from headtohead.study.results import folder_of
 from headtohead.study.schedule import Run
@@ -20,3 +25,26 @@ def test_a_run_killed_between_its_result_and_its_cleaning_up_is_cleaned_up(tmp_p
     Supervisor(tmp_path, "A study", [run], 1, None).work()
     assert not (folder / "checkpoints").exists()
     assert (tmp_path / "results.jsonl").read_text(encoding="utf-8") == json.dumps(about) + "\n"
+
+
+def test_a_study_that_could_not_do_its_runs_ends_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    run = Run("prefix", 1, "full", 1e-3, {"recipe": {"threads": 1, "steps": 5}}, 1.0)
+    with pytest.raises(
+        UserError, match=r"1 of 1 runs could not be done \(full-prefix-seed1: its process ended"
+    ):
+        Supervisor(tmp_path, "A study", [run], 1, None).work()
+    assert "0 runs finished, 1 stopped" in capsys.readouterr().out
+    stopped = json.loads((tmp_path / "results.jsonl").read_text(encoding="utf-8"))
+    assert (stopped["status"], stopped["reason"]) == ("stopped", "its process ended with code 1")
+
+
+def test_a_study_without_its_last_page_ends_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match=r"writing the page failed \(exit code 1\): .* headtohead report"):
+        Supervisor(tmp_path, "A study", [], 1, 8).work()

@@ -61,7 +61,7 @@ class Aside:
             if code == 0:
                 self.then()
             else:
-                line = f"{self.what} failed ({self._reason() or f'exit code {code}'}); the study goes on"
+                line = f"{self.what} failed ({self._reason() or f'exit code {code}'})"
         if self.process is None and self.due:
             self.due = False
             environment = {**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": "1"}
@@ -91,4 +91,4 @@ class Aside:
 
     def _reason(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
+        return lines[-1].strip().removeprefix("headtohead.errors.UserError: ") if lines else ""

@@ -50,13 +50,19 @@ class Supervisor:
         self.active: dict[str, tuple[Run, Worker]] = {}
         self.by_name = {run.name: run for run in runs}
         self.stopped = 0
+        self.given_up: list[str] = []
         self.computed = 0.0  # FLOPs of the runs finished since this start, and the seconds they took
         self.busy = 0.0
 
     def work(self) -> None:
         """Until every run is finished or stopped. On KeyboardInterrupt the workers write a checkpoint and
         end.
+
+        Raises:
+            UserError: in the end, when a run could not be done (a loss that is not finite is a result) or the
+            last page not be written.
         """
+        failed = None
         for run in self.waiting:
             self._settle(run)
         for run in self.runs:  # one killed between its result and its cleaning up never runs again
@@ -84,13 +90,21 @@ class Supervisor:
                     time.sleep(POLL_SECONDS)
                 for aside in (self.yardsticks, self.page):
                     self._renew_page()
-                    if line := aside.finish():
-                        self.display.say(line)
+                    failed = aside.finish()
+                    if failed:
+                        self.display.say(failed)
             finally:
                 self._end()
         stopped = f", {self.stopped} stopped" if self.stopped else ""
         page = f"; the page: {self.out / 'report.html'}" if (self.out / "report.html").is_file() else ""
         print(f"{len(self.runs) - self.stopped} runs finished{stopped}{page}")
+        if self.given_up:
+            raise UserError(
+                f"{len(self.given_up)} of {len(self.runs)} runs could not be done ({self.given_up[0]}): put that "
+                "right, and the same command goes on where it was"
+            )
+        if failed:
+            raise UserError(f"{failed}: once that is put right, headtohead report {self.out} writes it")
 
     def _settle(self, run: Run) -> None:
         """Write a run's description; what an earlier, other plan left unfinished there is cleared away."""
@@ -169,6 +183,7 @@ class Supervisor:
 
     def _give_up(self, run: Run, reason: str) -> None:
         self.stopped += 1
+        self.given_up.append(f"{run.name}: {reason}")
         write_atomic(
             folder_of(self.out, run) / STOPPED, json.dumps({"reason": reason}, ensure_ascii=False) + "\n"
         )
