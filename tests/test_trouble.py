@@ -39,7 +39,8 @@ from tests.kitchen import (
 )
 
 from headtohead.files import FolderLock
-from headtohead.train import checkpoint
+from headtohead.study.processes import NOTE, Worker
+from headtohead.train import checkpoint, runtime
 
 Told = pytest.CaptureFixture[str]
 
@@ -200,7 +201,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     spoil()
     found = answer(RUN, capfd)
     assert (found.code, found.out) == (0, "")
-    assert re.fullmatch(r"the checkpoint [^\n]+\n", found.err), found.err
+    assert re.fullmatch(r"note: the checkpoint [^\n]+\n", found.err), found.err
     for fragment in (f"{NEWEST} is damaged", told, "going on from step-00000003"):
         assert fragment in found.err
     assert weights(HALF) == weights(DONE)
@@ -213,6 +214,7 @@ def test_without_a_usable_checkpoint_a_run_starts_from_its_beginning(place: Path
     assert found.code == 0
     assert re.findall(r"(step-\d+) is damaged", found.err) == ["step-00000006", "step-00000003"]
     for line in found.err.splitlines():
+        assert line.startswith("note: the checkpoint ")
         assert line.endswith("no usable checkpoint: starting from step 0")
     assert weights(HALF) == weights(DONE)
 
@@ -231,8 +233,19 @@ def test_without_a_compiler_a_run_is_eager(place: Path) -> None:
     Path("nothing").mkdir()
     found = launch(f"run {folder}", PATH=str(Path("nothing").resolve()), CXX=None)
     assert (found.code, found.out) == (0, ""), found.err
-    assert found.err == "there is no C++ compiler (g++ or clang++): the run is eager, not compiled\n"
+    assert found.err == "note: there is no C++ compiler (g++ or clang++): the run is eager, not compiled\n"
     assert json.loads((folder / "result.json").read_text("utf-8"))["identity"]["compiled"] is False
+
+
+def test_a_study_tells_once_what_its_runs_note(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, 1)
+    log = tmp_path / "log.txt"
+    assert worker.notes() == []
+    log.write_text(f"{runtime.NOTE}there is no compiler\na warning of a library\n{NOTE}the checkpoi", "utf-8")
+    assert worker.notes() == ["there is no compiler"]
+    assert worker.notes() == []
+    log.write_text(log.read_text("utf-8") + "nt is damaged\nerror: the disk is full\n", "utf-8")
+    assert worker.notes() == ["the checkpoint is damaged"]
 
 
 # -------------------------------------------------------------------------------------- a loss that is not finite
@@ -285,8 +298,12 @@ def test_a_loss_that_is_not_finite(place: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_loss_that_is_not_finite_in_processes(place: Path) -> None:
+    """And a study on a machine without a compiler, which says so once for all its runs."""
     huge_rate()
-    found = launch(NEW)
+    swap("compile = false", "compile = true")()
+    Path("nothing").mkdir()
+    found = launch(NEW, PATH=str(Path("nothing").resolve()), CXX=None)
     assert found.code == 0, found
+    assert found.out.count("there is no C++ compiler (g++ or clang++): the run is eager, not compiled") == 1
     assert "2 runs finished, 2 stopped" in found.out
     judge_the_stopped()

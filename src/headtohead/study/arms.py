@@ -4,6 +4,7 @@ quantities.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +41,13 @@ def matched_arms(study: Study) -> dict[str, Matched]:
     """Every arm's network, those with `match` solved for, in the order of the study file.
 
     Raises:
-        UserError: a description that is not a network, or one that couldn't learn; no sizes within 1 % of the
-        target.
+        UserError: a description that is not a network, or one that couldn't learn or be trained here; no sizes
+        within 1 % of the target.
     """
     drawn = {arm.key: described(study, arm) for arm in study.arms}
     for arm in study.arms:
         _check(arm, drawn[arm.key])
+        _check_memory(arm, drawn[arm.key])
     found: dict[str, Matched] = {}
     for arm in study.arms:
         if arm.match is None:
@@ -70,6 +72,21 @@ def _check(arm: Arm, network: Architecture) -> None:
         raise UserError(
             f"arm '{arm.key}': stream '{stream}' reads '{read.keys}' under '{read.visibility}', by which the "
             "documents that share a row see each other: add '& same_document'"
+        )
+
+
+TRAINING_BYTES = 16
+"""A parameter in training: the weight, its gradient and AdamW's two moments, in fp32."""
+
+
+def _check_memory(arm: Arm, network: Architecture) -> None:
+    """A slip in a size is told before a machine runs out of memory over it."""
+    count = parameters(network)["total"]
+    needed, there = count * TRAINING_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(
+            f"arm '{arm.key}' has {count:,} parameters: to train them takes {needed / 2**30:,.0f} GiB, and this "
+            f"machine has {there / 2**30:,.0f}: make it smaller"
         )
 
 

@@ -83,8 +83,8 @@ class DataSettings(Frozen):
     tokenizer: Literal["bpe", "bytes"] = "bpe"
     vocabulary: PositiveInt = 2048
     window_bytes: int = Field(ge=16)
-    row: int = Field(ge=8)
-    side: int = Field(ge=4)
+    row: int = Field(ge=8, le=2**16)
+    side: int = Field(ge=4, le=2**16)
     regions: Listed[Region] = Field(default=("continuation", "restoration"), min_length=1)
     tune: float = Field(default=0.05, gt=0, lt=0.5)
     test: float = Field(default=0.08, gt=0, lt=0.5)

@@ -23,6 +23,8 @@ PARENT = "HEADTOHEAD_PARENT"
 """Environment variable: the process id of the study that started a worker."""
 PR_SET_PDEATHSIG = 1
 WATCH_SECONDS = 0.5
+NOTE = "note: "
+"""How a run's notices begin (`train.runtime.to_stderr`; importing it here would import torch)."""
 
 
 def end_with_parent() -> None:
@@ -56,6 +58,8 @@ class Worker:
     deaths: int = 0
     furthest: int = -1
     started: float = field(default=0.0)
+    read: int = 0
+    """How much of its log has been looked at, in bytes."""
 
     def start(self) -> None:
         """Start `headtohead run FOLDER`; what it prints goes to FOLDER/log.txt."""
@@ -72,6 +76,7 @@ class Worker:
             "PYTHONUNBUFFERED": "1",
         }
         with open(self.folder / "log.txt", "ab") as log:
+            self.read = log.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "headtohead", "run", str(self.folder)],
                 stdin=subprocess.DEVNULL,
@@ -80,6 +85,19 @@ class Worker:
                 env=environment,
             )
         self.started = time.monotonic()
+
+    def notes(self) -> list[str]:
+        """What it told since it was last asked: what the machine lacks, a checkpoint that is damaged."""
+        try:
+            with open(self.folder / "log.txt", "rb") as log:
+                log.seek(self.read)
+                lines = log.read().splitlines(keepends=True)
+        except OSError:
+            return []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        self.read += sum(map(len, whole))
+        texts = [line.decode("utf-8", "replace").strip() for line in whole]
+        return [text.removeprefix(NOTE) for text in texts if text.startswith(NOTE)]
 
     def ended(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""

@@ -51,6 +51,7 @@ class Supervisor:
         self.by_name = {run.name: run for run in runs}
         self.stopped = 0
         self.given_up: list[str] = []
+        self.noted: set[str] = set()
         self.computed = 0.0  # FLOPs of the runs finished since this start, and the seconds they took
         self.busy = 0.0
 
@@ -135,6 +136,10 @@ class Supervisor:
     def _collect(self) -> None:
         for name, (run, worker) in list(self.active.items()):
             code = worker.ended()
+            for note in worker.notes():
+                if note not in self.noted:  # what a machine lacks, all its runs lack
+                    self.noted.add(note)
+                    self.display.say(f"{run.name}: {note}")
             if code is None:
                 continue
             if is_done(worker.folder):

@@ -21,9 +21,12 @@ from headtohead.train.recipe import Recipe
 Notice = Callable[[str], None]
 
 
+NOTE = "note: "
+
+
 def to_stderr(line: str) -> None:
-    """Where one-line notices go unless the caller has a better place."""
-    print(line, file=sys.stderr)
+    """Where one-line notices go unless the caller has a better place; a study finds them by their first word."""
+    print(f"{NOTE}{line}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
