@@ -14,7 +14,7 @@ import pytest
 
 from headtohead import __version__, cli
 from headtohead.errors import Interrupted, UserError
-from headtohead.model.architecture import preset_names
+from headtohead.model.presets import preset_names
 
 COMMANDS = ("study", "report", "diff", "budget", "draw", "run")
 

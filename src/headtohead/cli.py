@@ -118,7 +118,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def _complete_preset(incomplete: str) -> list[str]:
-    from headtohead.model.architecture import preset_names
+    from headtohead.model.presets import preset_names
 
     return [name for name in preset_names() if name.startswith(incomplete)]
 

@@ -25,17 +25,10 @@ from headtohead.data.objectives import CausalLM, Objective, PrefixLM, Restoratio
 from headtohead.data.shards import Example
 from headtohead.data.tokenizers import ByteTokenizer
 from headtohead.errors import UserError
-from headtohead.model.architecture import (
-    Architecture,
-    Layer,
-    Norms,
-    Read,
-    Stream,
-    architecture,
-    preset_names,
-    two_stacks,
-)
+from headtohead.model.architecture import Architecture, Layer, Read, Stream, two_stacks
 from headtohead.model.batch import Batch
+from headtohead.model.parts import Norms
+from headtohead.model.presets import architecture, preset_names
 from headtohead.model.transformer import Transformer
 
 SIZES: dict[str, Any] = {"d_model": 32, "heads": 4, "d_head": 8, "vocabulary": ByteTokenizer.vocabulary}

@@ -14,6 +14,7 @@ import numpy as np
 
 from headtohead.data.shards import Example
 from headtohead.model.architecture import Architecture, Stream
+from headtohead.model.parts import Rope
 from headtohead.model.visibility import Both, ByHead, Either, Visibility
 
 PADDING, INPUT, OUTPUT = -1, 0, 1
@@ -125,9 +126,9 @@ def _turned(a: Architecture, x: np.ndarray, tokens: list[Token]) -> np.ndarray:
     """
     half = a.d_head // 2
     pairs = x[:, :half] + 1j * x[:, half:]
-    if a.positions == "none":
+    if not isinstance(a.positions, Rope):
         return pairs
-    speed = a.rope_base ** (-np.arange(half) / half)
+    speed = a.positions.base ** (-np.arange(half) / half)
     return pairs * np.exp(1j * np.outer([t.position for t in tokens], speed))
 
 

@@ -17,8 +17,8 @@ from tests.laws.cells import (
 )
 
 from headtohead.errors import UserError
-from headtohead.model.architecture import preset_names
 from headtohead.model.budget import visible_pairs
+from headtohead.model.presets import preset_names
 from headtohead.model.reach import sees_its_answer
 from headtohead.model.visibility import Coordinates, sequence
 

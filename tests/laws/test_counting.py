@@ -12,9 +12,9 @@ from tests.laws.running import cached, supervised_tokens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from headtohead.data.shards import Example
-from headtohead.model.architecture import architecture
 from headtohead.model.batch import Tokens
 from headtohead.model.budget import cache_bytes, flops, parameters, visible_pairs
+from headtohead.model.presets import architecture
 from headtohead.model.transformer import Transformer
 from headtohead.model.visibility import INPUT, OUTPUT
 

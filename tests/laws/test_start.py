@@ -8,8 +8,9 @@ import pytest
 import torch
 from tests.laws.cells import Cell, cells
 
-from headtohead.model.architecture import Architecture, architecture
+from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Batch, Tokens
+from headtohead.model.presets import architecture
 from headtohead.model.transformer import Transformer
 from headtohead.model.visibility import INPUT, OUTPUT
 

@@ -22,7 +22,8 @@ from headtohead.measure.scoring import (
     score_examples,
     value_of_input,
 )
-from headtohead.model.architecture import Architecture, Norms, one_stack, two_stacks
+from headtohead.model.architecture import Architecture, one_stack, two_stacks
+from headtohead.model.parts import Norms
 from headtohead.model.transformer import Transformer
 
 VOCABULARY = 30

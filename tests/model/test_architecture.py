@@ -4,21 +4,19 @@ size.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from headtohead.errors import UserError
-from headtohead.model.architecture import (
-    Architecture,
-    architecture,
-    one_stack,
-    preset_names,
-    two_stacks,
-)
+from headtohead.model.architecture import Architecture, one_stack, two_stacks
 from headtohead.model.budget import parameters
 from headtohead.model.matching import match_parameters
+from headtohead.model.parts import Rope
+from headtohead.model.presets import architecture, preset_names
 from headtohead.model.transformer import Transformer
 
 SIZES: dict[str, Any] = {"d_model": 16, "heads": 2, "d_head": 8, "vocabulary": 32}
@@ -80,7 +78,7 @@ def first_read(data: dict[str, Any]) -> dict[str, Any]:
     [
         ("decllm-nano", lambda d: d.update(d_head=7), "even"),
         ("decllm-nano", lambda d: d.update(widht=7), "widht"),
-        ("decllm-nano", lambda d: d.update(positions="alibi"), "rope"),
+        ("decllm-nano", lambda d: d.update(positions="rotary"), "rope"),
         ("decllm-nano", lambda d: first_read(d).update(visibility="casual"), "did you mean 'causal'"),
         ("decllm-nano", lambda d: first_read(d).update(merged=True), "merged"),
         ("decllm-nano", lambda d: first_read(d).update(keys="elsewhere"), "elsewhere"),
@@ -103,15 +101,29 @@ def test_a_description_that_fits_no_network_is_refused_and_says_why(name: str, e
     assert says in str(error.value)
 
 
-def test_a_pattern_of_layers_has_no_single_depth() -> None:
+def test_a_pattern_of_layers_is_gone_through_again_until_there_are_enough() -> None:
     a = one_stack("pattern", "causal", depth=1, d_ff=32, **SIZES)
-    two = a.streams[0].model_copy(update={"layers": a.streams[0].layers * 2})
-    pattern = Architecture.model_validate(
-        {**a.model_dump(mode="json"), "streams": [two.model_dump(mode="json")]}
+    forward = a.streams[0].model_dump(mode="json")
+    layers = [
+        {"reads": [{"keys": "text", "visibility": rule}], "d_ff": 32} for rule in ("causal", "anticausal")
+    ]
+    a = Architecture.model_validate(
+        {**a.model_dump(mode="json"), "streams": [{**forward, "layers": layers, "cycle_to": 3}]}
     )
-    assert pattern.depths == (2,)
-    with pytest.raises(ValueError, match="pattern of 2 layers"):
-        pattern.resized(depths=(3,))
+    assert [str(layer.reads[0].visibility) for layer in a.streams[0].expanded] == [
+        "causal",
+        "anticausal",
+        "causal",
+    ]
+    assert a.resized(depths=(5,)).depths == (5,)
+
+
+def test_a_result_of_the_first_version_is_still_read() -> None:
+    plan = json.loads(Path("results/first-look/plan.json").read_text())
+    for arm in plan["arms"]:
+        assert "rope_base" in arm["architecture"]
+        a = Architecture.model_validate(arm["architecture"])
+        assert a.positions == Rope(base=10_000)
 
 
 def test_a_description_can_t_be_changed() -> None:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from headtohead.errors import UserError
-from headtohead.model.architecture import SIZES, Architecture, Layer, Read, Stream, architecture, preset_names
+from headtohead.model.architecture import Architecture, Layer, Read, Stream
 from headtohead.model.budget import cache_bytes, flops, named_conventions, parameters, visible_pairs
+from headtohead.model.presets import architecture, preset_names
+from headtohead.model.presets.laboratory import TABLE
 from headtohead.model.transformer import Transformer
 
 # name: V, d, d_ff, one stack's layers, two stacks' layers (RedLLM, arXiv 2510.26622, Table 1)
@@ -135,7 +137,7 @@ def test_causal_lm_without_input() -> None:
 def test_the_largest_size_is_counted_at_once_and_without_torch() -> None:
     code = (
         "import sys, time, headtohead.model.matching, headtohead.model.budget as b, headtohead.model.reach;"
-        "from headtohead.model.architecture import architecture; began = time.process_time();"
+        "from headtohead.model.presets import architecture; began = time.process_time();"
         "b.flops(architecture('redllm-8b'), 1024, 1024); print(time.process_time() - began);"
         "assert 'torch' not in sys.modules"
     )
@@ -164,4 +166,4 @@ def test_reads_of_a_both_stream_count_input_and_output() -> None:
 
 def test_sizes_are_the_table_of_the_paper() -> None:
     for size, (vocabulary, d, d_ff, layers, depths) in PAPER.items():
-        assert SIZES[size] == (d, d_ff, d // 128, 128, vocabulary, layers, depths)
+        assert TABLE[size] == (d, d_ff, d // 128, 128, vocabulary, layers, depths)

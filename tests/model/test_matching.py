@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from headtohead.errors import UserError
-from headtohead.model.architecture import SIZES, architecture
 from headtohead.model.budget import parameters
 from headtohead.model.matching import apart, match_parameters
+from headtohead.model.presets import architecture
+from headtohead.model.presets.laboratory import TABLE
 
 
 def test_the_published_150m_pair_is_an_eighth_apart() -> None:
@@ -23,7 +24,7 @@ def test_what_already_fits_is_left_alone() -> None:
     assert match.mismatch == pytest.approx(-1000 / match.target)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", TABLE)
 @pytest.mark.parametrize("family", ["redllm", "redllm-causal-encoder"])
 def test_two_stacks_meet_one_at_every_size(family: str, size: str) -> None:
     template, target = architecture(f"{family}-{size}"), parameters(architecture(f"prefix-{size}"))["total"]

@@ -7,15 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headtohead.model.architecture import (
-    Architecture,
-    Layer,
-    Read,
-    Stream,
-    architecture,
-    one_stack,
-    two_stacks,
-)
+from headtohead.model.architecture import Architecture, Layer, Read, Stream, one_stack, two_stacks
+from headtohead.model.presets import architecture
 from headtohead.model.reach import reach
 from headtohead.model.visibility import Coordinates, sequence
 

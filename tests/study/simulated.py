@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from headtohead.model.architecture import Architecture, Norms, one_stack, two_stacks
+from headtohead.model.architecture import Architecture, one_stack, two_stacks
+from headtohead.model.parts import Norms
 
 SIZES: dict[str, Any] = {"d_model": 128, "heads": 4, "d_head": 32, "vocabulary": 1024}
 FAIR = Norms(query_key=True, value=True, output=True)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from headtohead.errors import UserError
-from headtohead.model.architecture import Architecture, Layer, Read, Stream, architecture, preset_names
+from headtohead.model.architecture import Architecture, Layer, Read, Stream
+from headtohead.model.presets import architecture, preset_names
 from headtohead.study.drawing import draw, drawing, panels, sentence, stacks, who_sees_whom
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headtohead.model.architecture import architecture
+from headtohead.model.presets import architecture
 from headtohead.study.fairness import undeclared_differences
 
 STUDY: dict[str, Any] = {

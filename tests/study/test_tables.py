@@ -7,8 +7,8 @@ import json
 import pytest
 
 from headtohead.errors import UserError
-from headtohead.model.architecture import architecture
 from headtohead.model.budget import cache_bytes, flops, parameters
+from headtohead.model.presets import architecture
 from headtohead.study.tables import binary, decimal, print_budget, ratio
 
 

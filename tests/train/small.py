@@ -18,8 +18,9 @@ import torch
 
 from headtohead.errors import UserError
 from headtohead.files import sha256_of
-from headtohead.model.architecture import Architecture, Norms, one_stack, two_stacks
+from headtohead.model.architecture import Architecture, one_stack, two_stacks
 from headtohead.model.batch import Batch, Tokens
+from headtohead.model.parts import Norms
 from headtohead.model.transformer import Transformer
 from headtohead.train.checkpoint import checkpoints
 from headtohead.train.loop import Stopped, Trained, train

@@ -10,13 +10,11 @@ A description is frozen, refuses unknown keys, and is what a run writes down and
 
 from __future__ import annotations
 
-import difflib
+from itertools import cycle, islice
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     PositiveInt,
@@ -25,7 +23,26 @@ from pydantic import (
 )
 
 from headtohead.errors import UserError
-from headtohead.model.visibility import Visibility
+from headtohead.model.parts import (
+    Alibi,
+    Biases,
+    Embeddings,
+    FeedForward,
+    Frozen,
+    Head,
+    LayerPositions,
+    Learned,
+    Listed,
+    NoPositions,
+    Norms,
+    Positions,
+    RelativeBias,
+    Rope,
+    Scores,
+    TwoDimensional,
+    Width,
+)
+from headtohead.model.visibility import Visibility, linear_form
 
 
 def _visibility(value: Any) -> Any:
@@ -46,50 +63,31 @@ VisibilityField = Annotated[
 ]
 
 
-T = TypeVar("T")
-Listed = Annotated[tuple[T, ...], Field(strict=False)]
-"""A list of a file, as the tuple of a frozen description."""
-
-
-class Frozen(BaseModel):
-    """A description: immutable, and any key it doesn't know is an error."""
-
-    # Strict: a count of true or in quotes is a slip to be told, not to be repaired in silence.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, strict=True, allow_inf_nan=False
-    )
-
-
-class Norms(Frozen):
-    """The parameter-free RMS norms that the reference recipe adds to the RMSNorm before each sublayer.
-
-    `query_key` and `value` normalise over the head dimension (bounding the attention logits to ±√d_head);
-    `output` normalises, over the model width, the concatenated heads before the output projection.
-    """
-
-    query_key: bool = True
-    value: bool = True
-    output: bool = False
-
-
 class Read(Frozen):
     """One attention: the stream whose tokens are keys and values, and who of them is seen.
 
     `merged`: in one softmax with the read before it in the same layer, with that read's weights (T5Gemma 2),
-    instead of a sublayer of its own.
+    instead of a sublayer of its own. `mixer`: softmax, or linear attention with the features elu(x) + 1
+    (Katharopoulos et al., arXiv 2006.16236).
     """
 
     keys: str
     visibility: VisibilityField
     merged: bool = False
+    mixer: Literal["softmax", "linear"] = "softmax"
 
 
 class Layer(Frozen):
-    """Attention sublayers, one for each read that is not merged, then a feed-forward of width `d_ff`."""
+    """Attention sublayers, one for each read that is not merged, then a feed-forward of width `d_ff`.
+
+    `positions`: of this layer, where they differ from the network's (local and global layers of one network
+    turn at different speeds).
+    """
 
     reads: Listed[Read] = Field(min_length=1)
     d_ff: PositiveInt
     repeat: PositiveInt = 1
+    positions: LayerPositions | None = None
 
     @property
     def sublayers(self) -> tuple[tuple[Read, ...], ...]:
@@ -104,16 +102,25 @@ class Layer(Frozen):
 
 
 class Stream(Frozen):
-    """A sequence of tokens with a stack of layers. It holds the input, the output, or both in one row."""
+    """A sequence of tokens with a stack of layers. It holds the input, the output, or both in one row.
+
+    `cycle_to`: layers in all, the list over and over until there are so many (left out: the list once).
+    `width`: where it differs from the network's. `shares`: an earlier stream whose weights this one uses too:
+    layer by layer the feed-forward and, in order, the attention sublayers that both have.
+    """
 
     name: str
     holds: Literal["input", "output", "both"]
     layers: Listed[Layer] = Field(min_length=1)
+    cycle_to: PositiveInt | None = None
+    width: Width | None = None
+    shares: str | None = None
 
     @property
     def expanded(self) -> tuple[Layer, ...]:
         """One entry for each layer, repeats written out."""
-        return tuple(layer for layer in self.layers for _ in range(layer.repeat))
+        once = tuple(layer for layer in self.layers for _ in range(layer.repeat))
+        return once if self.cycle_to is None else tuple(islice(cycle(once), self.cycle_to))
 
     @property
     def depth(self) -> int:
@@ -128,23 +135,39 @@ class Architecture(Frozen):
     heads: PositiveInt
     d_head: PositiveInt
     vocabulary: PositiveInt
-    positions: Literal["rope", "none"] = "rope"
-    rope_base: float = Field(default=10_000.0, gt=1)
+    key_heads: PositiveInt | None = None
+    positions: Positions = Rope()
     norms: Norms = Norms()
+    feed_forward: FeedForward = "swiglu"
+    scores: Scores = Scores()
+    biases: Biases = Biases()
+    embeddings: Embeddings = Embeddings()
+    head: Head = Head()
     streams: Listed[Stream] = Field(min_length=1, max_length=2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_first_written(cls, data: Any) -> Any:
+        """Results of version 0.1 say `rope_base` beside `positions`; they stay readable."""
+        if isinstance(data, dict) and "rope_base" in data and isinstance(data.get("positions"), str):
+            rest = {name: value for name, value in data.items() if name not in ("rope_base", "positions")}
+            base = {"base": data["rope_base"]} if data["positions"] == "rope" else {}
+            return {**rest, "positions": {"kind": data["positions"], **base}}
+        return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.positions == "rope" and self.d_head % 2:
-            raise ValueError(f"d_head is {self.d_head}: RoPE rotates pairs, so it must be even")
         seen: list[str] = []
         for stream in self.streams:
             if stream.name in seen:
                 raise ValueError(f"two streams are called '{stream.name}': give each a name of its own")
             seen.append(stream.name)
+            self._check_width(stream)
             for layer in stream.layers:
                 _check_layer(layer, stream.name, seen)
-                self._check_heads(layer, stream.name)
+                self._check_reads(layer, stream)
+            if stream.shares is not None:
+                self._check_shared(stream, seen[:-1])
         if self.streams[-1].holds == "input":
             raise ValueError("the last stream predicts, so it must hold the output or both")
         if len(self.streams) == 1 and self.streams[0].holds != "both":
@@ -155,15 +178,70 @@ class Architecture(Frozen):
             read.keys == self.streams[0].name for layer in self.streams[1].layers for read in layer.reads
         ):
             raise ValueError(f"stream '{self.streams[1].name}' never reads stream '{self.streams[0].name}'")
+        widths = {self.width(stream).d_model for stream in self.streams}
+        if self.embeddings.shared and len(widths) > 1:
+            raise ValueError(
+                f"streams of widths {' and '.join(map(str, sorted(widths)))} can't share one table of embeddings: "
+                "set embeddings.shared = false"
+            )
         return self
 
-    def _check_heads(self, layer: Layer, stream: str) -> None:
+    def _check_width(self, stream: Stream) -> None:
+        width = self.width(stream)
+        kinds = [self.positions, *(layer.positions for layer in stream.layers)]
+        if any(isinstance(kind, Rope) for kind in kinds) and width.d_head % 2:
+            raise ValueError(f"d_head is {width.d_head}: RoPE rotates pairs, so it must be even")
+        if width.key_heads is not None and width.heads % width.key_heads:
+            raise ValueError(
+                f"{width.heads} heads can't be parted among {width.key_heads} key heads: the one must be a "
+                "multiple of the other"
+            )
+
+    def _check_reads(self, layer: Layer, stream: Stream) -> None:
+        width = self.width(stream)
+        positions = layer.positions or self.positions
+        if layer.positions is not None and not isinstance(self.positions, Rope | NoPositions):
+            raise ValueError(
+                f"stream '{stream.name}': layers may have positions of their own where the network's are 'rope' "
+                f"or 'none', not '{self.positions.kind}'"
+            )
         for read in layer.reads:
-            if read.visibility.shares > self.heads:
+            if read.visibility.shares > width.heads:
                 raise ValueError(
-                    f"stream '{stream}': '{read.visibility}' parts {self.heads} heads among "
+                    f"stream '{stream.name}': '{read.visibility}' parts {width.heads} heads among "
                     f"{read.visibility.shares} rules: each needs a head at least"
                 )
+            if read.mixer == "linear":
+                _check_linear(read, stream.name, positions, self.scores)
+        for group in layer.sublayers:
+            sources = {self.width(self.stream(read.keys)).d_model for read in group}
+            if len(group) > 1 and len(sources) > 1:
+                raise ValueError(
+                    f"stream '{stream.name}' merges reads of streams of different widths: they share their weights"
+                )
+            if len({read.mixer for read in group}) > 1 or (len(group) > 1 and group[0].mixer == "linear"):
+                raise ValueError(f"stream '{stream.name}': only reads by softmax can be merged")
+            across = any(read.keys != stream.name for read in group)
+            if len(group) > 1 and across and getattr(positions, "across", None) == "off":
+                raise ValueError(
+                    f"stream '{stream.name}': merged reads share their queries, so their positions can't be 'off' "
+                    "across streams: 'continuous' or 'restarted'"
+                )
+
+    def _check_shared(self, stream: Stream, earlier: list[str]) -> None:
+        if stream.shares not in earlier:
+            raise ValueError(
+                f"stream '{stream.name}' shares the weights of '{stream.shares}', which is no earlier stream"
+            )
+        other = self.stream(stream.shares)
+        if other.depth != stream.depth or self.width(other) != self.width(stream):
+            raise ValueError(
+                f"stream '{stream.name}' shares the weights of '{stream.shares}': both must have equal depth and width"
+            )
+        if any(x.d_ff != y.d_ff for x, y in zip(stream.expanded, other.expanded, strict=True)):
+            raise ValueError(
+                f"stream '{stream.name}' shares the weights of '{stream.shares}': their d_ff must be equal"
+            )
 
     @property
     def output_stream(self) -> Stream:
@@ -178,12 +256,32 @@ class Architecture(Frozen):
     def depths(self) -> tuple[int, ...]:
         return tuple(stream.depth for stream in self.streams)
 
+    @property
+    def context(self) -> int | None:
+        """Positions that there are vectors for, where they are learned; None where there is no end."""
+        if isinstance(self.positions, Learned | TwoDimensional):
+            return self.positions.length
+        return None
+
     def stream(self, name: str) -> Stream:
         """The stream of that name."""
         return next(stream for stream in self.streams if stream.name == name)
 
+    def width(self, stream: Stream) -> Width:
+        """How wide a stream's layers are: its own width, or the network's."""
+        if stream.width is not None:
+            return stream.width
+        return Width(d_model=self.d_model, heads=self.heads, d_head=self.d_head, key_heads=self.key_heads)
+
     def resized(self, **sizes: Any) -> Architecture:
-        """The same network at other sizes, by name; `d_ff` is every layer's, `depths` the repeats."""
+        """The same network with other fields, by name; `d_ff` and `depths` too.
+
+        `d_ff` is that of the last stream's first layer, `depths` has one for each stream. What had another
+        width than the network keeps its proportion to it.
+
+        Raises:
+            ValueError: not a network, or a proportion that comes out at no whole number.
+        """
         streams = list(self.streams)
         if "depths" in sizes:
             if len(sizes["depths"]) != len(streams):
@@ -193,13 +291,48 @@ class Architecture(Frozen):
                 )
             streams = [_with_depth(s, n) for s, n in zip(streams, sizes.pop("depths"), strict=True)]
         if "d_ff" in sizes:
-            d_ff = sizes.pop("d_ff")
+            d_ff, old = sizes.pop("d_ff"), streams[-1].layers[0].d_ff
             streams = [
-                _with_layers(s, [Layer(reads=x.reads, d_ff=d_ff, repeat=x.repeat) for x in s.layers])
+                _with(s, layers=[_with(x, d_ff=_scaled("d_ff", x.d_ff, d_ff, old)) for x in s.layers])
                 for s in streams
             ]
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return Architecture(**{**fields, "streams": tuple(streams), **sizes})
+        streams = [
+            s if s.width is None else _with(s, width=self._width_in_proportion(s.width, sizes))
+            for s in streams
+        ]
+        return _with(self, streams=streams, **sizes)
+
+    def _width_in_proportion(self, width: Width, sizes: dict[str, Any]) -> Width:
+        names = ("d_model", "heads", "d_head")
+        changed = {
+            name: _scaled(
+                name, getattr(width, name), sizes.get(name, getattr(self, name)), getattr(self, name)
+            )
+            for name in names
+        }
+        keys = width.key_heads
+        if keys is not None and self.key_heads is not None:
+            keys = _scaled(
+                "key_heads", keys, sizes.get("key_heads", self.key_heads) or changed["heads"], self.key_heads
+            )
+        return Width(**changed, key_heads=keys)
+
+
+F = TypeVar("F", bound=Frozen)
+
+
+def _with(thing: F, **changes: Any) -> F:
+    """Built anew, not copied: a copy is not validated."""
+    return type(thing)(**{**{name: getattr(thing, name) for name in type(thing).model_fields}, **changes})
+
+
+def _scaled(name: str, value: int, new: int, old: int) -> int:
+    """`value`, which stood to `old`, in the same proportion to `new`."""
+    if value * new % old:
+        raise ValueError(
+            f"{name} = {new}: a stream's {name} is {value}/{old} of it, which is no whole number"
+        )
+    return value * new // old
 
 
 def _check_layer(layer: Layer, stream: str, known: list[str]) -> None:
@@ -213,18 +346,24 @@ def _check_layer(layer: Layer, stream: str, known: list[str]) -> None:
             )
 
 
-def _with_depth(stream: Stream, depth: int) -> Stream:
-    if len(stream.layers) != 1:
+def _check_linear(read: Read, stream: str, positions: Any, scores: Scores) -> None:
+    if linear_form(read.visibility) is None:
         raise ValueError(
-            f"stream '{stream.name}' has a pattern of {len(stream.layers)} layers: its depth can't be set"
+            f"stream '{stream}': linear attention sums over what is seen, in one pass; it can be 'causal', "
+            f"'anticausal', 'full' or 'prefix' (with '& same_document'), not '{read.visibility}'"
         )
-    (layer,) = stream.layers
-    return _with_layers(stream, [Layer(reads=layer.reads, d_ff=layer.d_ff, repeat=depth)])
+    if isinstance(positions, RelativeBias | Alibi):
+        raise ValueError(
+            f"stream '{stream}': linear attention has no scores to add positions '{positions.kind}' to"
+        )
+    if scores.soft_cap is not None:
+        raise ValueError(f"stream '{stream}': linear attention has no scores to cap (scores.soft_cap)")
 
 
-def _with_layers(stream: Stream, layers: list[Layer]) -> Stream:
-    """Built anew, not copied: a copy is not validated."""
-    return Stream(name=stream.name, holds=stream.holds, layers=tuple(layers))
+def _with_depth(stream: Stream, depth: int) -> Stream:
+    if len(stream.layers) > 1:
+        return _with(stream, cycle_to=depth)
+    return _with(stream, layers=[_with(stream.layers[0], repeat=depth)], cycle_to=None)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -251,56 +390,3 @@ def two_stacks(name: str, encoder: str, *, depths: tuple[int, int], d_ff: int, *
         Stream(name="output", holds="output", layers=(decoding,)),
     )
     return Architecture(name=name, streams=streams, **sizes)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Presets: the published table (RedLLM, arXiv 2510.26622, Table 1) and laptop sizes in the same proportions.
-
-DECLLM_NORMS = Norms(query_key=True, value=True, output=False)
-REDLLM_NORMS = Norms(query_key=True, value=True, output=True)
-
-#         d_model  d_ff  heads  d_head  vocabulary  one stack  two stacks
-SIZES: dict[str, tuple[int, int, int, int, int, int, tuple[int, int]]] = {
-    "nano": (128, 512, 4, 32, 1024, 3, (1, 1)),
-    "micro": (256, 1024, 4, 64, 4096, 3, (1, 1)),
-    "mini": (384, 1536, 6, 64, 8192, 6, (2, 3)),
-    "150m": (1024, 4096, 8, 128, 32768, 8, (3, 3)),
-    "1b": (2048, 8192, 16, 128, 32768, 16, (7, 7)),
-    "2b": (2560, 10240, 20, 128, 32768, 20, (9, 9)),
-    "4b": (3072, 12288, 24, 128, 32768, 24, (10, 10)),
-    "8b": (4096, 16384, 32, 128, 32768, 32, (14, 14)),
-}
-ONE_STACK: dict[str, tuple[str, Norms]] = {
-    "decllm": ("causal", DECLLM_NORMS),
-    "causal": ("causal", REDLLM_NORMS),
-    "prefix": ("prefix", REDLLM_NORMS),
-}
-TWO_STACKS: dict[str, tuple[str, Norms]] = {
-    "redllm": ("full", REDLLM_NORMS),
-    "redllm-causal-encoder": ("causal", REDLLM_NORMS),
-}
-
-
-def preset_names() -> list[str]:
-    """Every name that `architecture` knows, families in order, sizes ascending."""
-    return [f"{family}-{size}" for family in (*ONE_STACK, *TWO_STACKS) for size in SIZES]
-
-
-def architecture(name: str) -> Architecture:
-    """The preset of that name: a family and a size, such as ``redllm-150m``.
-
-    Raises:
-        UserError: for an unknown name, with the nearest ones.
-    """
-    family, _, size = name.rpartition("-")
-    if size not in SIZES or family not in {*ONE_STACK, *TWO_STACKS}:
-        near = difflib.get_close_matches(name, preset_names(), n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else "see 'headtohead budget --help' for the names"
-        raise UserError(f"no architecture is called '{name}': {hint}")
-    d_model, d_ff, heads, d_head, vocabulary, depth, depths = SIZES[size]
-    sizes: dict[str, Any] = {"d_model": d_model, "heads": heads, "d_head": d_head, "vocabulary": vocabulary}
-    if family in ONE_STACK:
-        visibility, norms = ONE_STACK[family]
-        return one_stack(name, visibility, depth=depth, d_ff=d_ff, norms=norms, **sizes)
-    visibility, norms = TWO_STACKS[family]
-    return two_stacks(name, visibility, depths=depths, d_ff=d_ff, norms=norms, **sizes)

@@ -18,6 +18,7 @@ from headtohead.model.attention import KeySource, LayerCache, Mask, Recorder
 from headtohead.model.batch import Batch, Tokens
 from headtohead.model.blocks import Block, RMSNorm, initialise
 from headtohead.model.loss import LossSums, cross_entropy_sums
+from headtohead.model.parts import Rope
 from headtohead.model.positions import rotation
 from headtohead.model.visibility import Coordinates, Visibility
 
@@ -154,7 +155,7 @@ class Transformer(nn.Module):
 
     def _rotation(self, position: Tensor) -> Tensor | None:
         a = self.architecture
-        return rotation(position, a.d_head, a.rope_base) if a.positions == "rope" else None
+        return rotation(position, a.d_head, a.positions.base) if isinstance(a.positions, Rope) else None
 
     def _masks(
         self, stream: Stream, streams: Mapping[str, Tokens], cache: Cache | None

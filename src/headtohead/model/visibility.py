@@ -251,6 +251,19 @@ def earlier_block(size: int) -> Rule:
     return Rule(f"earlier_block({size})", lambda q, k: k.position // size < q.position // size)
 
 
+def conjuncts(rule: Visibility) -> frozenset[Visibility]:
+    """The rules that `&` joins."""
+    return conjuncts(rule.left) | conjuncts(rule.right) if isinstance(rule, Both) else frozenset((rule,))
+
+
+def linear_form(rule: Visibility) -> Rule | None:
+    """The rule whose sums linear attention takes in one pass, within each document: `causal`, `anticausal`,
+    `full` or `prefix`; None where a visibility is none of these.
+    """
+    rest = conjuncts(rule) - {same_document}
+    return next((form for form in (causal, anticausal, full, prefix) if rest == {form}), None)
+
+
 def by_head(*rules: Visibility) -> ByHead:
     """Equal shares of the heads, in order, under each rule: `by_head(causal, anticausal)`."""
     return ByHead(rules)

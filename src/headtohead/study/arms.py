@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from headtohead.errors import UserError, about
-from headtohead.model.architecture import Architecture, architecture
+from headtohead.model.architecture import Architecture
 from headtohead.model.budget import Parameters, parameters
 from headtohead.model.matching import match_parameters
+from headtohead.model.presets import architecture
 from headtohead.model.reach import check_supervision, crossing
 from headtohead.study.plan import Arm, Study
 from headtohead.validation import explained, validated

@@ -19,7 +19,8 @@ from markupsafe import Markup
 
 from headtohead.errors import UserError
 from headtohead.files import write_atomic
-from headtohead.model.architecture import Architecture, Layer, Read, Stream, architecture
+from headtohead.model.architecture import Architecture, Layer, Read, Stream
+from headtohead.model.presets import architecture
 from headtohead.model.visibility import INPUT, Coordinates, sequence
 from headtohead.study.palette import PAPER_LIGHT
 

@@ -124,7 +124,7 @@ def _network(description: Mapping[str, Any]) -> dict[str, Any]:
         "d_model": description["d_model"],
         "heads": (description["heads"], description["d_head"]),
         "norms": description["norms"],
-        "positions": (description["positions"], description["rope_base"]),
+        "positions": description["positions"],
         "sharing": len(description["streams"]),
         "visibility": sees,
     }

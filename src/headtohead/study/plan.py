@@ -23,7 +23,7 @@ from pydantic import (
 
 from headtohead.errors import UserError
 from headtohead.files import read_json
-from headtohead.model.architecture import Listed, Norms
+from headtohead.model.parts import Listed, Norms, Positions, Rope
 from headtohead.study.reading import read_toml, set_values
 from headtohead.train.recipe import Recipe
 from headtohead.validation import suggest, validated
@@ -102,7 +102,7 @@ class Shared(Frozen):
     heads: PositiveInt
     d_head: PositiveInt
     d_ff: PositiveInt
-    positions: Literal["rope", "none"] = "rope"
+    positions: Positions = Rope()
     norms: Norms = Norms()
 
 
@@ -116,7 +116,7 @@ class ArmArchitecture(Frozen):
     heads: PositiveInt | None = None
     d_head: PositiveInt | None = None
     d_ff: PositiveInt | None = None
-    positions: Literal["rope", "none"] | None = None
+    positions: Positions | None = None
     norms: Norms | None = None
 
     @model_validator(mode="after")

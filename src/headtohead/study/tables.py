@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from headtohead.errors import UserError
-from headtohead.model.architecture import Architecture, architecture
+from headtohead.model.architecture import Architecture
 from headtohead.model.budget import Parameters, cache_bytes, flops, parameters
+from headtohead.model.presets import architecture
 
 MOST_TOKENS = 2**16
 """Visible pairs are counted one by one: at this length that takes a minute."""
