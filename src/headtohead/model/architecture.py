@@ -363,7 +363,7 @@ def _check_linear(read: Read, stream: str, positions: Any, scores: Scores) -> No
 def _with_depth(stream: Stream, depth: int) -> Stream:
     if len(stream.layers) > 1:
         return _with(stream, cycle_to=depth)
-    return _with(stream, layers=[_with(stream.layers[0], repeat=depth)], cycle_to=None)
+    return _with(stream, layers=[_with(layer, repeat=depth) for layer in stream.layers], cycle_to=None)
 
 
 # ------------------------------------------------------------------------------------------------------------
