@@ -166,7 +166,7 @@ def test_types_and_shapes_are_static(architecture: Architecture) -> None:
         batch = layout.batch(rows)
         for stream in architecture.streams:
             t = batch.streams[stream.name]
-            for array in (t.ids, t.position, t.document, t.part):
+            for array in (t.ids, t.position, t.document, t.part, t.step):
                 assert (
                     array.shape == (len(rows), 12 if stream.holds == "both" else 8)
                     and array.dtype == torch.int64

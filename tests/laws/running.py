@@ -18,7 +18,7 @@ Streams = Mapping[str, Tokens]
 
 
 def fields(tokens: Tokens) -> tuple[Tensor, ...]:
-    return tokens.ids, tokens.position, tokens.document, tokens.part
+    return tokens.ids, tokens.position, tokens.document, tokens.part, tokens.step
 
 
 def taken(tokens: Tokens, rows: Tensor | slice | list[int]) -> Tokens:
@@ -43,8 +43,9 @@ def gathered(tokens: Tokens, chosen: Tensor) -> tuple[Tokens, Tensor]:
     width = int(chosen.sum(dim=1).max())
     order = torch.argsort((~chosen).int(), dim=1, stable=True)[:, :width]
     kept = chosen.gather(1, order)
-    ids, position, document, part = (field.gather(1, order) for field in fields(tokens))
-    return Tokens(ids * kept, position * kept, document.masked_fill(~kept, PADDING), part * kept), order
+    ids, position, document, part, step = (field.gather(1, order) for field in fields(tokens))
+    document = document.masked_fill(~kept, PADDING)
+    return Tokens(ids * kept, position * kept, document, part * kept, step * kept), order
 
 
 def cached(model: Transformer, streams: Streams, *, one_by_one: bool = False) -> tuple[Tensor, Tensor]:

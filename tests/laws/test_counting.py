@@ -114,7 +114,11 @@ def test_flops_of_published_sizes_equal_the_products_of_the_network_on_no_device
             position = torch.arange(first, first + width)[None]
             part = torch.where(position < n, INPUT, OUTPUT)
             streams[stream.name] = Tokens(
-                torch.zeros_like(position), position, torch.zeros_like(position), part
+                torch.zeros_like(position),
+                position,
+                torch.zeros_like(position),
+                part,
+                (position - n + 1).clamp(min=0),
             )
         with Counter() as counter:
             h = model.hidden(streams)

@@ -31,7 +31,7 @@ from tests.laws.cells import TASKS, Cell
 
 from headtohead.data.layouts import Layout
 from headtohead.generate import decoding
-from headtohead.model import attention, blocks, budget, reach, visibility
+from headtohead.model import attention, blocks, budget, reach, transformer, visibility
 from headtohead.model.loss import _ChunkedCrossEntropy
 from headtohead.model.transformer import Transformer
 from headtohead.model.visibility import Visibility
@@ -146,8 +146,8 @@ FAULTS = (
     Fault(
         "the mask is off by one: the network moves it against the keys",
         Transformer._masks,
-        "visibility.dense(queries, where, self.architecture.heads)",
-        "visibility.dense(queries, where, self.architecture.heads).roll(1, -1)",
+        "visibility.dense(queries, there, heads)",
+        "visibility.dense(queries, there, heads).roll(1, -1)",
         (
             on(REACH, "decllm"),
             on(GRADIENTS, "decllm"),
@@ -197,16 +197,16 @@ FAULTS = (
     Fault(
         "RoPE restarts in the decoder: the network turns each stream from its own start",
         Transformer.hidden,
-        "self._rotation(tokens.position)",
-        "self._rotation(tokens.position - torch.where(tokens.document[:, :, None] "
-        "== tokens.document[:, None], tokens.position[:, None], 9999).amin(dim=-1))",
+        "name: standing(self.architecture, self.architecture.stream(name), tokens)",
+        "name: tokens.position - torch.where(tokens.document[:, :, None] "
+        "== tokens.document[:, None], tokens.position[:, None], 9999).amin(dim=-1)",
         (on(DISTANCE_TO_INPUT, "redllm", "pairs"), on(PLAIN, "redllm", "pairs")),
     ),
     Fault(
         "RoPE restarts in the decoder: place in the row instead of position",
-        Transformer._rotation,
-        "rotation(position,",
-        "rotation(torch.arange(position.shape[1]).expand_as(position),",
+        transformer._Turns.of,
+        "rotation(self._where[stream],",
+        "rotation(torch.arange(self._where[stream].shape[1]).expand_as(self._where[stream]),",
         (
             on(DISTANCE_TO_INPUT, "redllm"),
             on(DISTANCE_TO_INPUT, "half-and-half-encoder"),
@@ -250,8 +250,8 @@ FAULTS = (
     Fault(
         "the kernel forgets who sees nothing",
         attention.attend_fused,
-        "return out * mask.sees",
-        "return out",
+        "view(q.shape) * mask.sees",
+        "view(q.shape)",
         (
             on(FUSED, "block-double-decoder"),
             on(PLAIN, "block-double-decoder"),
@@ -303,8 +303,8 @@ FAULTS = (
     Fault(
         "embeddings start too large",
         blocks.initialise,
-        "scale = EMBEDDING_SCALE / math.sqrt(architecture.d_model)",
-        "scale = 1 / math.sqrt(architecture.d_model)",
+        "scale = EMBEDDING_SCALE / math.sqrt(parameter.shape[1])",
+        "scale = 1 / math.sqrt(parameter.shape[1])",
         (on(START, "decllm"), on(START, "redllm")),
     ),
     Fault(

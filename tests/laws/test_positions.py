@@ -23,8 +23,8 @@ block.
 def shifted(streams: Streams, by: int, output_only: bool = False) -> Streams:
     def moved(tokens: Tokens) -> Tokens:
         chosen = (tokens.document != PADDING) & ((tokens.part == OUTPUT) | (not output_only))
-        ids, position, document, part = fields(tokens)
-        return Tokens(ids, position + by * chosen, document, part)
+        ids, position, document, part, step = fields(tokens)
+        return Tokens(ids, position + by * chosen, document, part, step)
 
     return {name: moved(tokens) for name, tokens in streams.items()}
 

@@ -25,7 +25,9 @@ def start(a: Architecture, seed: int, rows: int, length: int) -> float:
         position = torch.arange(first, first + width).expand(rows, -1).contiguous()
         part = torch.where(position < length, INPUT, OUTPUT)
         ids = torch.randint(7, a.vocabulary, (rows, width), generator=g)
-        streams[stream.name] = Tokens(ids, position, torch.zeros_like(ids), part)
+        streams[stream.name] = Tokens(
+            ids, position, torch.zeros_like(ids), part, (position - length + 1).clamp(min=0)
+        )
     last = streams[a.output_stream.name]
     weights = (last.part == OUTPUT).float()
     targets = torch.randint(7, a.vocabulary, last.ids.shape, generator=g)

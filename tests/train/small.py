@@ -64,7 +64,7 @@ def rows(architecture: Architecture, step: int, count: int) -> Batch:
 
     zeros = torch.zeros(count, ROW, dtype=torch.long)
     streams = {
-        stream.name: Tokens(draw(VOCABULARY), torch.arange(ROW).expand(count, ROW), zeros, zeros)
+        stream.name: Tokens(draw(VOCABULARY), torch.arange(ROW).expand(count, ROW), zeros, zeros, zeros)
         for stream in architecture.streams
     }
     weights = (draw(3) > 0).float()
@@ -76,10 +76,7 @@ def take(batch: Batch, start: int, end: int) -> Batch:
     """Some rows of a batch."""
     part = slice(start, end)
     return Batch(
-        {
-            n: Tokens(t.ids[part], t.position[part], t.document[part], t.part[part])
-            for n, t in batch.streams.items()
-        },
+        {n: t.map(lambda field: field[part]) for n, t in batch.streams.items()},
         batch.targets[part],
         batch.weights[part],
         batch.example[part],

@@ -15,6 +15,7 @@ import torch
 
 from headtohead.data.packing import fill, plan_rows
 from headtohead.data.shards import END, PAD, START, Example
+from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, Stream
 from headtohead.model.batch import Batch, Tokens
 from headtohead.model.budget import places, visible_pairs
@@ -40,6 +41,7 @@ class Layout:
         position   0   1   2   3   4   5    0   1   2   3    0   0
         document   0   0   0   0   0   0    1   1   1   1   -1  -1
         part       I   I   I   O   O   O    I   I   O   O    I   I      (INPUT 0, OUTPUT 1)
+        step       0   0   0   1   2   3    0   0   1   2    0   0
         targets    0   0   0  20  21   2    0   0  22   0    0   0
         weights    0   0   0   1   1   1    0   0   1   0    0   0
         scored     .   .   .   x   x   .    .   .   x   .    .   .      (<end> is learnt, never scored)
@@ -60,7 +62,8 @@ class Layout:
         self.row = row
         self.side = side
         self._pairs: dict[tuple[int, int], int] = {}
-        self._positions = np.arange(max(row, 2 * side))
+        self._positions = np.arange(1 + max(row, 2 * side))
+        self._context = architecture.context
 
     def width(self, stream: Stream) -> int:
         """Places in a row of this stream."""
@@ -69,6 +72,8 @@ class Layout:
     def batch(self, rows: Sequence[Sequence[Example]]) -> Batch:
         """Rows of examples (as planned by `plan_rows`) as a batch of B = len(rows); an empty row is all
         padding.
+
+        Raises UserError for an example of more tokens than a network with learned positions has places for.
 
         Shapes are static: (B, row) for a stream that holds both, (B, side) for one that holds input or
         output.
@@ -81,10 +86,12 @@ class Layout:
         shape = (len(rows), self.width(stream))
         ids, position = np.full(shape, PAD, np.int64), np.zeros(shape, np.int64)
         document, part = np.full(shape, PADDING, np.int64), np.full(shape, INPUT, np.int64)
+        step = np.zeros(shape, np.int64)
         for r, row in enumerate(rows):
             at = 0
             for d, example in enumerate(row):
                 n, m = 1 + len(example.input), 1 + len(example.output)
+                self._check_context(n + m)
                 start = at
                 if stream.holds != "output":
                     ids[r, at] = example.mode
@@ -94,13 +101,21 @@ class Layout:
                     ids[r, at] = START
                     ids[r, at + 1 : at + m] = example.output
                     part[r, at : at + m] = OUTPUT
+                    step[r, at : at + m] = self._positions[1 : m + 1]
                     at += m
                 first = (
                     n if stream.holds == "output" else 0
                 )  # the output's positions continue after the input's
                 position[r, start:at] = self._positions[first : first + at - start]
                 document[r, start:at] = d
-        return Tokens(*(torch.from_numpy(array) for array in (ids, position, document, part)))
+        return Tokens(*(torch.from_numpy(array) for array in (ids, position, document, part, step)))
+
+    def _check_context(self, tokens: int) -> None:
+        if self._context is not None and tokens > self._context:
+            raise UserError(
+                f"{self.architecture.name} has learned positions for {self._context} tokens, and an example has "
+                f"{tokens}: shorten the examples, or set positions.length to {tokens} or more"
+            )
 
     def _labels(self, stream: Stream, rows: Sequence[Sequence[Example]]) -> tuple[torch.Tensor, ...]:
         """targets, weights, example, scored of the last stream: see `Batch`."""

@@ -44,7 +44,9 @@ def greedy(
     h = model.hidden(prompt, cache)
     real = prompt[output].document != PADDING
     last = real.sum(dim=1) - 1
-    position = prompt[output].position.gather(1, last[:, None])
+    position, written_so_far = (
+        where.gather(1, last[:, None]) for where in (prompt[output].position, prompt[output].step)
+    )
     choice = _choose(model, h[torch.arange(len(last)), last])
     written: list[list[int]] = [[] for _ in examples]
     running = set(range(len(examples)))
@@ -57,8 +59,8 @@ def greedy(
                 written[row].append(token)
         if not running or step == max_tokens - 1:
             break
-        position = position + 1
-        choice = _choose(model, _step(model, cache, growing, choice, position))
+        position, written_so_far = position + 1, written_so_far + 1
+        choice = _choose(model, _step(model, cache, growing, choice, position, written_so_far))
     return written
 
 
@@ -83,16 +85,15 @@ def prompts(layout: Layout, examples: Sequence[Example]) -> Mapping[str, Tokens]
     empty = [[replace(example, output=example.output[:0], ends=False)] for example in examples]
     streams = layout.batch(empty).streams
     longest = {name: int((tokens.document != PADDING).sum(dim=1).max()) for name, tokens in streams.items()}
-    return {
-        name: Tokens(*(a[:, : longest[name]] for a in (t.ids, t.position, t.document, t.part)))
-        for name, t in streams.items()
-    }
+    return {name: tokens.map(lambda part, n=longest[name]: part[:, :n]) for name, tokens in streams.items()}
 
 
-def _step(model: Transformer, cache: Cache, growing: list[str], choice: Tensor, position: Tensor) -> Tensor:
+def _step(
+    model: Transformer, cache: Cache, growing: list[str], choice: Tensor, position: Tensor, step: Tensor
+) -> Tensor:
     """Final states (B, d) after one more token in each row of every stream that holds output."""
     ids = choice[:, None]
-    new = Tokens(ids, position, torch.zeros_like(ids), torch.full_like(ids, OUTPUT))
+    new = Tokens(ids, position, torch.zeros_like(ids), torch.full_like(ids, OUTPUT), step)
     return model.hidden({name: new for name in growing}, cache)[:, 0]
 
 

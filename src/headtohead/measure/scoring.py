@@ -20,7 +20,7 @@ from torch import Tensor
 from headtohead.data.layouts import Layout, plan_rows
 from headtohead.data.objectives import wrong_inputs
 from headtohead.data.shards import Example
-from headtohead.model.batch import Batch, Tokens
+from headtohead.model.batch import Batch
 from headtohead.model.transformer import Transformer
 
 Nats = NDArray[np.float64]
@@ -79,7 +79,7 @@ def _scored(
         row=layout.row,
         side=layout.side,
     )
-    device = model.embedding.device
+    device = model.device
     training = model.training
     model.eval()
     try:
@@ -104,10 +104,7 @@ def _add(nats: Nats, numbers: Sequence[int], batch: Batch, scores: Tensor, count
 def _on(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
-    streams = {
-        name: Tokens(*(part.to(device) for part in (t.ids, t.position, t.document, t.part)))
-        for name, t in batch.streams.items()
-    }
+    streams = {name: tokens.map(lambda part: part.to(device)) for name, tokens in batch.streams.items()}
     labels = (batch.targets, batch.weights, batch.example, batch.scored)
     return Batch(streams, *(label.to(device) for label in labels))
 

@@ -212,6 +212,10 @@ class Architecture(Frozen):
                     f"{read.visibility.shares} rules: each needs a head at least"
                 )
             if read.mixer == "linear":
+                if read.keys != stream.name:
+                    raise ValueError(
+                        f"stream '{stream.name}': linear attention reads its own stream, not '{read.keys}'"
+                    )
                 _check_linear(read, stream.name, positions, self.scores)
         for group in layer.sublayers:
             sources = {self.width(self.stream(read.keys)).d_model for read in group}

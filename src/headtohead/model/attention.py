@@ -1,4 +1,4 @@
-"""Softmax attention under any visibility, written once for reading and once for speed, and its cache."""
+"""Attention under any visibility, written once for reading and once for speed, and its cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headtohead.model.architecture import Architecture
+from headtohead.model.architecture import Architecture, Read, Stream
+from headtohead.model.linear import Extent, Features, LinearState, attend_pairs, attend_sums, features
 from headtohead.model.positions import rotate
 
 HIDDEN = -1e9
@@ -19,49 +20,85 @@ HIDDEN = -1e9
 class Mask(NamedTuple):
     """One sublayer's mask in the forms that the kernels want, made once a batch and shared by its layers.
 
-    visible (B, 1 or H, Tq, Tk) Boolean; added: the same as 0 or `HIDDEN`, fp32; sees (B, 1 or H, Tq, 1)
-    Boolean: whether the query sees anything at all.
+    visible (B, 1 or H, Tq, Tk) Boolean; added: the bias of positions (0 without one) where seen, `HIDDEN`
+    elsewhere, fp32; sees (B, 1 or H, Tq, 1) Boolean: whether the query sees anything at all; biased: whether
+    `added` says more than `visible`. A sublayer of linear attention has its `extent` instead, and `visible`
+    only for the reference.
     """
 
     visible: Tensor
     added: Tensor
     sees: Tensor
+    biased: bool = False
+    extent: Extent | None = None
 
     @staticmethod
-    def of(visible: Tensor) -> Mask:
-        added = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, HIDDEN)
-        return Mask(visible, added, visible.any(dim=-1, keepdim=True))
+    def of(visible: Tensor, bias: Tensor | None = None) -> Mask:
+        if bias is None:
+            added = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, HIDDEN)
+        else:
+            added = bias.float().masked_fill(~visible, HIDDEN)
+        return Mask(visible, added, visible.any(dim=-1, keepdim=True), bias is not None)
 
 
-def attend_reference(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
+class Scoring(NamedTuple):
+    """How queries score keys: q·k times `scale`, capped softly if there is a cap (`parts.Scores`)."""
+
+    scale: float
+    soft_cap: float | None = None
+
+    def capped(self, scores: Tensor) -> Tensor:
+        return scores if self.soft_cap is None else self.soft_cap * torch.tanh(scores / self.soft_cap)
+
+
+def attend_reference(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, scoring: Scoring | None = None
+) -> tuple[Tensor, Tensor]:
     """Softmax attention as the formula says, with its weights.
 
-    q (B, H, Tq, d_head), k and v (B, H, Tk, d_head). The softmax is in fp32. Returns the output
-    (B, H, Tq, d_head) and the weights (B, H, Tq, Tk). A query that sees nothing gets zeros.
+    q (B, H, Tq, d_head), k and v (B, K, Tk, d_head), where query head h reads key head h // (H / K). The
+    softmax is in fp32; `scoring` is 1/√d_head if left out. Returns the output (B, H, Tq, d_head) and the
+    weights (B, H, Tq, Tk). A query that sees nothing gets zeros.
     """
-    scores = (q @ k.transpose(-2, -1)).float() / q.shape[-1] ** 0.5
-    weights = scores.masked_fill(~mask.visible, float("-inf")).softmax(dim=-1)
+    scoring = scoring or Scoring(q.shape[-1] ** -0.5)
+    each = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(each, dim=1), v.repeat_interleave(each, dim=1)
+    scores = scoring.capped((q @ k.transpose(-2, -1)).float() * scoring.scale)
+    scores = (scores + mask.added).masked_fill(~mask.visible, float("-inf"))
+    weights = scores.softmax(dim=-1)
     weights = weights.masked_fill(~mask.visible, 0.0)  # a row with nothing visible is NaN before this
     return (weights.to(v.dtype) @ v), weights
 
 
-def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scoring: Scoring | None = None) -> Tensor:
     """The same output, fast. Shapes as in `attend_reference`.
 
     On a CPU two matrix products around a softmax take 0.43 of the time of PyTorch's fused kernel (forward and
-    backward, bf16, 256 × 256, one thread); elsewhere that kernel is the one to use.
+    backward, bf16, 256 × 256, one thread); elsewhere that kernel is the one to use, unless scores are capped,
+    which it can't do.
     """
-    if q.device.type == "cpu":
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + mask.added  # fp32 from here, as `added` is
-        out = scores.softmax(dim=-1).to(v.dtype) @ v
-    else:
-        out = attend_kernel(q, k, v, mask)
-    return out * mask.sees
+    scoring = scoring or Scoring(q.shape[-1] ** -0.5)
+    if q.device.type != "cpu" and scoring.soft_cap is None:
+        return attend_kernel(q, k, v, mask, scoring) * mask.sees
+    # fp32 from the mask on, as `added` is. Heads that share keys are rows of one product with them.
+    scores = scoring.capped(_by_key_head(q * scoring.scale, k) @ k.transpose(-2, -1))
+    scores = scores.view(*q.shape[:3], -1) + mask.added
+    weights = scores.softmax(dim=-1).to(v.dtype)
+    return (_by_key_head(weights, v) @ v).view(q.shape) * mask.sees
 
 
-def attend_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+def _by_key_head(x: Tensor, k: Tensor) -> Tensor:
+    """x (B, H, T, n) as (B, K, H / K · T, n), one group for each of k's K heads."""
+    return x if x.shape[1] == k.shape[1] else x.reshape(x.shape[0], k.shape[1], -1, x.shape[-1])
+
+
+def attend_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scoring: Scoring | None = None) -> Tensor:
     """PyTorch's scaled-dot-product kernel. The caller drops what it gives a query that sees nothing."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.visible | ~mask.sees)
+    scale = None if scoring is None else scoring.scale
+    seen = mask.added.to(q.dtype) if mask.biased else mask.visible | ~mask.sees
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=seen, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
 
 
 @dataclass
@@ -93,7 +130,7 @@ class KeySource:
 
     states: Tensor | None
     turned: Tensor | None
-    cache: LayerCache | None = None
+    cache: LayerCache | LinearState | None = None
 
 
 @dataclass
@@ -104,20 +141,28 @@ class Recorder:
 
 
 class Attention(nn.Module):
-    """One softmax over the keys of one or more reads, which share its key and value projections.
+    """One softmax (or one linear attention) over the keys of one or more reads, which share its key and value
+    projections.
 
     Norms of q, k, v (over the head dimension) and of the heads' output (over the width, before the output
-    projection) have no parameters.
+    projection) have no parameters, but for the weights of q and k where the description wants them.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, stream: Stream, reads: tuple[Read, ...]) -> None:
         super().__init__()
-        a = architecture
-        self.heads, self.d_head, self.norms = a.heads, a.d_head, a.norms
-        width = a.heads * a.d_head
-        self.query = nn.Linear(a.d_model, width, bias=False)
-        self.key_value = nn.Linear(a.d_model, 2 * width, bias=False)
-        self.out = nn.Linear(width, a.d_model, bias=False)
+        a, width = architecture, architecture.width(stream)
+        self.heads, self.d_head, self.norms = width.heads, width.d_head, a.norms
+        self.key_heads = width.key_heads or width.heads
+        self.linear = reads[0].mixer == "linear"
+        self.scoring = Scoring(a.scores.scale or width.d_head**-0.5, a.scores.soft_cap)
+        bias = a.biases.attention
+        self.query = nn.Linear(width.d_model, width.queries, bias=bias)
+        source = a.width(a.stream(reads[0].keys)).d_model
+        self.key_value = nn.Linear(source, 2 * width.keys, bias=bias)
+        self.out = nn.Linear(width.queries, width.d_model, bias=bias)
+        weighted = a.norms.query_key_weights
+        self.query_norm = nn.Parameter(torch.empty(width.d_head)) if weighted else None
+        self.key_norm = nn.Parameter(torch.empty(width.d_head)) if weighted else None
 
     def forward(
         self,
@@ -128,48 +173,82 @@ class Attention(nn.Module):
         reference: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """x (B, Tq, d) -> (B, Tq, d), and the weights (B, H, Tq, Tk) if `reference` (else None)."""
-        q = self._split(self.query(x))
+        q = self._split(self.query(x), self.heads)
         if self.norms.query_key:
-            q = _unit(q)
+            q = self._unit(q, self.query_norm)
+        if self.linear:
+            heads, weights = self._linear(q, turned, sources[0], mask, reference)
+        else:
+            heads, weights = self._softmax(q, turned, sources, mask, reference)
+        merged = heads.transpose(1, 2).flatten(2)
+        if self.norms.output:
+            merged = self._unit(merged)
+        return self.out(merged), weights
+
+    def _softmax(
+        self, q: Tensor, turned: Tensor | None, sources: list[KeySource], mask: Mask, reference: bool
+    ) -> tuple[Tensor, Tensor | None]:
         if turned is not None:
             q = rotate(q, turned)
         pairs = [self._keys_values(source) for source in sources]
         k = pairs[0][0] if len(pairs) == 1 else torch.cat([k for k, _ in pairs], dim=2)
         v = pairs[0][1] if len(pairs) == 1 else torch.cat([v for _, v in pairs], dim=2)
         q = q.to(v.dtype)
-        weights = None
         if reference:
-            heads, weights = attend_reference(q, k, v, mask)
-        else:
-            heads = attend_fused(q, k, v, mask)
-        merged = heads.transpose(1, 2).flatten(2)
-        if self.norms.output:
-            merged = _unit(merged)
-        return self.out(merged), weights
+            return attend_reference(q, k, v, mask, self.scoring)
+        return attend_fused(q, k, v, mask, self.scoring), None
 
     def _keys_values(self, source: KeySource) -> tuple[Tensor, Tensor]:
         if source.states is None:
-            assert source.cache is not None
+            assert isinstance(source.cache, LayerCache)
             return source.cache.filled
-        keys, values = self.key_value(source.states).chunk(2, dim=-1)
-        k, v = self._split(keys), self._split(values)
+        k, v = self._projected(source.states)
         computed = v.dtype
         if self.norms.query_key:
-            k = _unit(k)
+            k = self._unit(k, self.key_norm)
         if self.norms.value:
-            v = _unit(v)
+            v = self._unit(v)
         if source.turned is not None:
             k = rotate(k, source.turned)
         k, v = k.to(computed), v.to(computed)
-        return (k, v) if source.cache is None else source.cache.extend(k, v)
+        return (k, v) if source.cache is None else self._kept(source.cache).extend(k, v)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.d_head)).transpose(1, 2)
+    def _linear(
+        self, q: Tensor, turned: Tensor | None, source: KeySource, mask: Mask, reference: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        assert source.states is not None and mask.extent is not None
+        k, v = self._projected(source.states)
+        computed = v.dtype
+        if self.norms.query_key:
+            k = self._unit(k, self.key_norm)
+        if self.norms.value:
+            v = self._unit(v)
+        each = self.heads // self.key_heads
+        if each > 1:
+            k, v = k.repeat_interleave(each, dim=1), v.repeat_interleave(each, dim=1)
+        q, k = features(q), features(k)
+        turns = (q, k) if turned is None else (rotate(q, turned), rotate(k, turned))
+        found = Features(q, k, *turns, v.float())
+        weights = None
+        if reference and source.cache is None:
+            heads, weights = attend_pairs(found, mask.visible)
+        else:
+            assert source.cache is None or isinstance(source.cache, LinearState)
+            heads = attend_sums(found, mask.extent, source.cache)
+        return heads.to(computed), weights
 
+    def _projected(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self.key_value(states).chunk(2, dim=-1)
+        return self._split(keys, self.key_heads), self._split(values, self.key_heads)
 
-NORM_EPSILON = 1e-6
+    def _split(self, x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(-1, (heads, self.d_head)).transpose(1, 2)
 
+    def _unit(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """RMS norm over the last dimension, in fp32."""
+        return F.rms_norm(x.float(), (x.shape[-1],), weight, self.norms.epsilon)
 
-def _unit(x: Tensor) -> Tensor:
-    """RMS norm over the last dimension without parameters, in fp32."""
-    return F.rms_norm(x.float(), (x.shape[-1],), eps=NORM_EPSILON)
+    @staticmethod
+    def _kept(cache: LayerCache | LinearState) -> LayerCache:
+        assert isinstance(cache, LayerCache)
+        return cache

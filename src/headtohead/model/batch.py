@@ -5,7 +5,7 @@ Layouts (`headtohead.data.layouts`) make these from examples; nothing here knows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -15,12 +15,20 @@ from headtohead.model.visibility import Coordinates
 
 @dataclass(frozen=True)
 class Tokens:
-    """Rows of one stream, integer tensors (B, T): ids, and where each token stands (see `Coordinates`)."""
+    """Rows of one stream, integer tensors (B, T): ids, and where each token stands (see `Coordinates`).
+
+    `step` is a token's place within the output: 1, 2, …, and 0 for the input and for padding.
+    """
 
     ids: Tensor
     position: Tensor
     document: Tensor
     part: Tensor
+    step: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Tokens:
+        """The same change to each of the tensors."""
+        return Tokens(*map(function, (self.ids, self.position, self.document, self.part, self.step)))
 
     @property
     def coordinates(self) -> Coordinates:

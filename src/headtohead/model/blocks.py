@@ -1,58 +1,115 @@
-"""Norms, feed-forward, the block, and the one init function."""
+"""Norms, feed-forward, the block, the head, and the one init function."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headtohead.model.architecture import Architecture, Layer
-from headtohead.model.attention import NORM_EPSILON, Attention, KeySource, Mask
+from headtohead.model.architecture import Architecture, Layer, Stream
+from headtohead.model.attention import Attention, KeySource, Mask
+from headtohead.model.parts import GATED, FeedForward, Norms
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) · weight over the model width (Zhang & Sennrich, arXiv 1910.07467), in fp32."""
+class Norm(nn.Module):
+    """A norm over the model width with weights, in fp32.
 
-    def __init__(self, width: int) -> None:
+    RMSNorm, x / rms(x) · weight (Zhang & Sennrich, arXiv 1910.07467), or LayerNorm, (x - mean) / std · weight
+    + bias (Ba et al., arXiv 1607.06450).
+    """
+
+    def __init__(self, width: int, norms: Norms) -> None:
         super().__init__()
+        self.centred, self.epsilon = norms.kind == "layer", norms.epsilon
         self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if norms.bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, NORM_EPSILON)
+        if self.centred:
+            return F.layer_norm(x.float(), (x.shape[-1],), self.weight, self.bias, self.epsilon)
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.epsilon)
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)) (Shazeer, arXiv 2002.05202): three matrices of d_model × d_ff."""
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
 
-    def __init__(self, d_model: int, d_ff: int) -> None:
+
+def _relu2(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+ACTIVATIONS: dict[FeedForward, Callable[[Tensor], Tensor]] = {
+    "swiglu": F.silu,
+    "geglu": F.gelu,
+    "geglu-tanh": _gelu_tanh,
+    "gelu": F.gelu,
+    "gelu-tanh": _gelu_tanh,
+    "relu": F.relu,
+    "relu2": _relu2,
+}
+
+
+class MLP(nn.Module):
+    """The feed-forward: down(f(up(x))), or with a gate down(f(gate(x)) · up(x)) (Shazeer, arXiv 2002.05202):
+    two or three matrices of d_model × d_ff.
+    """
+
+    def __init__(self, architecture: Architecture, d_model: int, d_ff: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(d_model, 2 * d_ff, bias=False)
-        self.down = nn.Linear(d_ff, d_model, bias=False)
+        kind, bias = architecture.feed_forward, architecture.biases.feed_forward
+        self.activation, self.gated = ACTIVATIONS[kind], kind in GATED
+        if self.gated:
+            self.gate_up = nn.Linear(d_model, 2 * d_ff, bias=bias)
+        else:
+            self.up = nn.Linear(d_model, d_ff, bias=bias)
+        self.down = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.gated:
+            return self.down(self.activation(self.up(x)))
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(self.activation(gate) * up)
 
 
 class Block(nn.Module):
-    """One layer of a stream: its attention sublayers in order, then the feed-forward, each after a norm and
-    with a residual connection.
+    """One layer of a stream: its attention sublayers in order, then the feed-forward, each with a residual
+    connection and its norms (`parts.Norms.place`).
+
+    `shared`: another stream's block whose feed-forward, and whose attention sublayers as far as there are any,
+    this one uses too, norms and all.
     """
 
-    def __init__(self, architecture: Architecture, layer: Layer) -> None:
+    def __init__(
+        self, architecture: Architecture, stream: Stream, layer: Layer, shared: Block | None = None
+    ) -> None:
         super().__init__()
-        d = architecture.d_model
-        self.attentions = nn.ModuleList(Attention(architecture) for _ in layer.sublayers)
-        self.attention_norms = nn.ModuleList(RMSNorm(d) for _ in layer.sublayers)
-        self.feed_forward = SwiGLU(d, layer.d_ff)
-        self.feed_forward_norm = RMSNorm(d)
+        a, d = architecture, architecture.width(stream).d_model
+        self.place = a.norms.place
+        there = 0 if shared is None else len(shared.attentions)
+
+        def lent(name: str, make: Callable[[int], nn.Module]) -> nn.ModuleList:
+            count = range(len(layer.sublayers))
+            return nn.ModuleList(
+                getattr(shared, name)[s] if s < there and hasattr(shared, name) else make(s) for s in count
+            )
+
+        self.attentions = lent("attentions", lambda s: Attention(a, stream, layer.sublayers[s]))
+        self.attention_norms = lent("attention_norms", lambda _: Norm(d, a.norms))
+        self.feed_forward = MLP(a, d, layer.d_ff) if shared is None else shared.feed_forward
+        self.feed_forward_norm = Norm(d, a.norms) if shared is None else shared.feed_forward_norm
+        if self.place == "both":
+            self.attention_after_norms = lent("attention_after_norms", lambda _: Norm(d, a.norms))
+            self.feed_forward_after_norm = (
+                Norm(d, a.norms) if shared is None else shared.feed_forward_after_norm
+            )
 
     def forward(
         self,
         x: Tensor,
-        turned: Tensor | None,
+        turned: list[Tensor | None],
         sources: list[list[KeySource]],
         own: list[list[bool]],
         masks: list[Mask],
@@ -61,24 +118,52 @@ class Block(nn.Module):
         """x (B, T, d) -> (B, T, d), and each sublayer's weights if `reference`.
 
         `sources[s][r]` is what read r of sublayer s reads; where `own[s][r]`, its states are this stream's,
-        normed here. `masks[s]` covers the sublayer's reads side by side.
+        normed here. `turned[s]` turns its queries, `masks[s]` covers the sublayer's reads side by side.
         """
         weights: list[Tensor | None] = []
-        for attention, norm, reads, mine, mask in zip(
-            self.attentions, self.attention_norms, sources, own, masks, strict=True
-        ):
-            normed = norm(x)
+        for s, (attention, norm) in enumerate(zip(self.attentions, self.attention_norms, strict=True)):
+            normed = x if self.place == "after" else norm(x)
             here = [
-                KeySource(normed, turned, source.cache) if is_own else source
-                for source, is_own in zip(reads, mine, strict=True)
+                KeySource(normed, source.turned, source.cache) if is_own else source
+                for source, is_own in zip(sources[s], own[s], strict=True)
             ]
-            read, seen = attention(normed, turned, here, mask, reference)
+            read, seen = attention(normed, turned[s], here, masks[s], reference)
+            if self.place == "both":
+                read = self.attention_after_norms[s](read)
             x = x + read
+            if self.place == "after":
+                x = norm(x)
             weights.append(seen)
-        return x + self.feed_forward(self.feed_forward_norm(x)), weights
+        fed = self.feed_forward(x if self.place == "after" else self.feed_forward_norm(x))
+        if self.place == "both":
+            fed = self.feed_forward_after_norm(fed)
+        x = x + fed
+        return (self.feed_forward_norm(x) if self.place == "after" else x), weights
+
+
+class HeadTransform(nn.Module):
+    """BERT's step between final states and logits: dense, GELU, norm."""
+
+    def __init__(self, architecture: Architecture, d_model: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(d_model, d_model, bias=architecture.biases.feed_forward)
+        self.norm = Norm(d_model, architecture.norms)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.norm(F.gelu(self.dense(h)))
 
 
 EMBEDDING_SCALE = 0.4
+TABLES = ("embedding", "embeddings", "positions", "anchors", "steps", "segments", "matrix")
+"""Parameters whose rows are looked up, or are the rows of logits: by the first word of their names."""
+BIASES_OF_DISTANCE = "relative"
+
+
+def is_table(name: str) -> bool:
+    """Whether a parameter's rows are vectors of their own: embeddings, positions, the head's matrix, T5's
+    biases.
+    """
+    return name.split(".")[0] in (*TABLES, BIASES_OF_DISTANCE)
 
 
 @torch.no_grad()
@@ -86,10 +171,12 @@ def initialise(model: nn.Module, architecture: Architecture, seed: int) -> None:
     """Set every weight of `model` from one generator: the only place where weights get their first values.
 
     ============================  =======================================
-    embeddings (tied)             normal, 0.4 / √d_model
+    embeddings, learned positions normal, 0.4 / √d_model
+    and segments, untied head
     attention and feed-forward    normal, 1 / √fan_in
     projections onto the residual normal, 1 / √fan_in / √(2 · layers)
     norm weights                  1
+    biases, T5's biases           0
     ============================  =======================================
 
     With the final norm the logits start at a spread of 0.4 whatever the width, so the initial loss is ln V +
@@ -98,11 +185,14 @@ def initialise(model: nn.Module, architecture: Architecture, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     depth = max(architecture.depths)
     for name, parameter in sorted(model.named_parameters()):
+        if name.endswith("bias") or name.split(".")[0] == BIASES_OF_DISTANCE:
+            parameter.zero_()
+            continue
         if parameter.ndim == 1:
             parameter.fill_(1.0)
             continue
-        if name.endswith("embedding"):
-            scale = EMBEDDING_SCALE / math.sqrt(architecture.d_model)
+        if is_table(name):
+            scale = EMBEDDING_SCALE / math.sqrt(parameter.shape[1])
         else:
             scale = 1 / math.sqrt(parameter.shape[1])
             if name.endswith(("out.weight", "down.weight")):

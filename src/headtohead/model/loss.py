@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,46 +24,89 @@ class LossSums:
     weight: Tensor
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of softmax(h Eᵀ) with its gradients made in the forward pass, chunk by chunk.
+class Head(NamedTuple):
+    """From final states h to logits: cap(scale · h Mᵀ + bias), where cap is soft_cap · tanh(x / soft_cap)."""
 
-    With p = softmax(logits) and Z its normaliser, d total / d logits = p - onehot + 2 · z_loss · ln Z · p.
+    matrix: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+    def logits(self, h: Tensor) -> Tensor:
+        """Logits (…, V) in fp32 (fp64 for fp64) of h (…, d)."""
+        found = h @ self.matrix.to(h.dtype).T
+        return self.finish(found.to(torch.float64 if h.dtype == torch.float64 else torch.float32))
+
+    def finish(self, products: Tensor) -> Tensor:
+        """What follows the product, in its precision."""
+        if self.scale != 1:
+            products = products * self.scale
+        if self.bias is not None:
+            products = products + self.bias.to(products.dtype)
+        return products if self.soft_cap is None else self.soft_cap * torch.tanh(products / self.soft_cap)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of softmax(logits) with its gradients made in the forward pass, chunk by chunk.
+
+    With p = softmax(logits) and Z its normaliser, d total / d logits = p - onehot + 2 · z_loss · ln Z · p;
+    through the cap, y = c · tanh(x / c), it is times 1 - (y / c)².
     """
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, embedding: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, ...]:
-        matrix = embedding.to(h.dtype)
-        wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        embedding: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        z_loss: float,
+        scale: float,
+        soft_cap: float | None,
+    ) -> tuple[Tensor, ...]:
+        head = Head(embedding.to(h.dtype), bias, scale, soft_cap)
+        matrix = head.matrix
+        wanted = any(ctx.needs_input_grad[:3])
         grad_h = torch.empty_like(h) if wanted else None
         grad_e = torch.zeros_like(embedding) if wanted else None
+        grad_b = torch.zeros_like(bias) if wanted and bias is not None else None
         nats = torch.zeros(
             (), dtype=torch.float64 if h.dtype == torch.float64 else torch.float32, device=h.device
         )
         z = torch.zeros_like(nats)
         for start in range(0, h.shape[0], PLACES_AT_ONCE):
             part, goal = h[start : start + PLACES_AT_ONCE], targets[start : start + PLACES_AT_ONCE, None]
-            logits = (part @ matrix.T).to(nats.dtype)
+            logits = head.finish((part @ matrix.T).to(nats.dtype))
             log_z = logits.logsumexp(dim=-1, keepdim=True)
             nats += (log_z - logits.gather(1, goal)).sum()
             z += log_z.square().sum()
             if grad_h is not None and grad_e is not None:
                 slope = (logits - log_z).exp_() * (1 + 2 * z_loss * log_z)
                 slope.scatter_add_(1, goal, slope.new_full((len(part), 1), -1.0))
+                if soft_cap is not None:
+                    slope *= 1 - (logits / soft_cap).square()
+                if grad_b is not None:
+                    grad_b += slope.sum(dim=0).to(grad_b.dtype)
+                if scale != 1:
+                    slope *= scale
                 slope = slope.to(h.dtype)
                 grad_h[start : start + PLACES_AT_ONCE] = slope @ matrix
                 grad_e += (slope.T @ part).to(grad_e.dtype)
         if grad_h is not None and grad_e is not None:
-            ctx.save_for_backward(grad_h, grad_e)
+            ctx.save_for_backward(grad_h, grad_e, *([] if grad_b is None else [grad_b]))
         ctx.mark_non_differentiable(nats, z)
         return nats + z_loss * z, nats, z
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_h, grad_e = ctx.saved_tensors
-        return grad_h * grads[0].to(grad_h.dtype), grad_e * grads[0], None, None
+        grad_h, grad_e, *grad_b = ctx.saved_tensors
+        bias = grad_b[0] * grads[0] if grad_b else None
+        return grad_h * grads[0].to(grad_h.dtype), grad_e * grads[0], bias, None, None, None, None
 
 
-def cross_entropy_sums(h: Tensor, embedding: Tensor, targets: Tensor, z_loss: float) -> LossSums:
-    """Loss of places h (N, d) for target ids (N,) under tied output embeddings (V, d)."""
-    total, nats, z = _ChunkedCrossEntropy.apply(h, embedding, targets, z_loss)
+def cross_entropy_sums(h: Tensor, head: Head, targets: Tensor, z_loss: float) -> LossSums:
+    """Loss of places h (N, d) for target ids (N,) under a head with a matrix (V, d)."""
+    total, nats, z = _ChunkedCrossEntropy.apply(
+        h, head.matrix, head.bias, targets, z_loss, head.scale, head.soft_cap
+    )
     return LossSums(total, nats, z, torch.tensor(float(len(targets)), device=h.device))

@@ -5,9 +5,9 @@ Each is a table of a file, frozen, and refuses unknown keys. What each costs is 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], Field(strict=False)]
@@ -70,6 +70,15 @@ class RelativeBias(Frozen):
     farthest: PositiveInt = 128
     directions: Literal["seen", "both"] = "seen"
     across: Across = "continuous"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.farthest <= self.buckets // 2:
+            raise ValueError(
+                f"farthest = {self.farthest}: with {self.buckets} buckets it must be more than the "
+                f"{self.buckets // 2} exact distances"
+            )
+        return self
 
 
 class Alibi(Frozen):
@@ -135,6 +144,16 @@ class Norms(Frozen):
     query_key_weights: bool = False
     value: bool = True
     output: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.query_key_weights and not self.query_key:
+            raise ValueError(
+                "query_key_weights are those of the norm of queries and keys: set query_key = true"
+            )
+        if self.bias and self.kind == "rms":
+            raise ValueError("an RMSNorm has no bias: set bias = false, or kind = 'layer'")
+        return self
 
 
 class Scores(Frozen):

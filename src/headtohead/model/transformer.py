@@ -16,16 +16,25 @@ from torch import Tensor, nn
 from headtohead.model.architecture import Architecture, Layer, Read, Stream
 from headtohead.model.attention import KeySource, LayerCache, Mask, Recorder
 from headtohead.model.batch import Batch, Tokens
-from headtohead.model.blocks import Block, RMSNorm, initialise
-from headtohead.model.loss import LossSums, cross_entropy_sums
-from headtohead.model.parts import Rope
-from headtohead.model.positions import rotation
-from headtohead.model.visibility import Coordinates, Visibility
+from headtohead.model.blocks import Block, HeadTransform, Norm, initialise
+from headtohead.model.linear import LinearState, extent
+from headtohead.model.loss import Head, LossSums, cross_entropy_sums
+from headtohead.model.parts import Alibi, Learned, RelativeBias, Rope, Sinusoidal, TwoDimensional
+from headtohead.model.positions import (
+    alibi_bias,
+    relative_bias,
+    rotation,
+    sees_ahead,
+    sinusoids,
+    standing,
+)
+from headtohead.model.visibility import Coordinates, Visibility, conjuncts, linear_form, same_document
 
 
 @dataclass
 class Cache:
-    """What decoding keeps: the coordinates of every token so far by stream, and keys and values by read.
+    """What decoding keeps: the coordinates of every token so far by stream (and where the encoding says that
+    they stand), and keys and values by read.
 
     Masks come from the coordinates, so rows may be ragged and padded: a later token is appended at the end,
     and its position, not its place, says where it stands.
@@ -33,14 +42,16 @@ class Cache:
 
     capacity: Mapping[str, int]
     coordinates: dict[str, Coordinates] = field(default_factory=dict)
-    reads: dict[tuple[str, int, int, int], LayerCache] = field(default_factory=dict)
+    standing: dict[str, Tensor] = field(default_factory=dict)
+    reads: dict[tuple[str, int, int, int], LayerCache | LinearState] = field(default_factory=dict)
 
-    def append(self, stream: str, new: Coordinates) -> None:
+    def append(self, stream: str, new: Coordinates, standing: Tensor) -> None:
         """Record where new tokens of a stream stand."""
         old = self.coordinates.get(stream)
         if old is not None:
             new = Coordinates(*(torch.cat(pair, dim=1) for pair in zip(old, new, strict=True)))
-        self.coordinates[stream] = new
+            standing = torch.cat((self.standing[stream], standing), dim=1)
+        self.coordinates[stream], self.standing[stream] = new, standing
 
 
 class Transformer(nn.Module):
@@ -48,23 +59,68 @@ class Transformer(nn.Module):
 
     def __init__(self, architecture: Architecture, seed: int = 0) -> None:
         super().__init__()
-        self.architecture = architecture
-        self.embedding = nn.Parameter(torch.empty(architecture.vocabulary, architecture.d_model))
-        self.stacks = nn.ModuleDict(
-            {
-                stream.name: nn.ModuleList(Block(architecture, layer) for layer in stream.expanded)
-                for stream in architecture.streams
-            }
-        )
-        self.final_norms = nn.ModuleDict(
-            {s.name: RMSNorm(architecture.d_model) for s in architecture.streams}
-        )
+        a = architecture
+        self.architecture = a
+        width = {stream.name: a.width(stream).d_model for stream in a.streams}
+
+        def tables(rows: int) -> nn.ParameterDict:
+            return nn.ParameterDict({name: nn.Parameter(torch.empty(rows, d)) for name, d in width.items()})
+
+        last = width[a.output_stream.name]
+        if a.embeddings.shared:
+            self.embedding = nn.Parameter(torch.empty(a.vocabulary, last))
+        else:
+            self.embeddings = tables(a.vocabulary)
+        if isinstance(a.positions, Learned):
+            self.positions = tables(a.positions.length)
+        if isinstance(a.positions, TwoDimensional):
+            self.anchors, self.steps = tables(a.positions.length), tables(a.positions.length)
+        if isinstance(a.positions, RelativeBias):
+            buckets = a.positions.buckets
+            self.relative = nn.ParameterDict(
+                {s.name: nn.Parameter(torch.empty(buckets, a.width(s).heads)) for s in a.streams}
+            )
+            self._ahead = {stream.name: sees_ahead(a, stream) for stream in a.streams}
+        if a.embeddings.segments:
+            self.segments = tables(2)
+        if a.embeddings.norm:
+            self.embedding_norms = nn.ModuleDict({n: Norm(d, a.norms) for n, d in width.items()})
+        self.stacks = nn.ModuleDict()
+        for stream in a.streams:
+            lender = [None] * stream.depth if stream.shares is None else self.stacks[stream.shares]
+            self.stacks[stream.name] = nn.ModuleList(
+                Block(a, stream, layer, shared)
+                for layer, shared in zip(stream.expanded, lender, strict=True)  # type: ignore[arg-type]
+            )
+        final = a.norms.place != "after"
+        self.final_norms = nn.ModuleDict({n: Norm(d, a.norms) for n, d in width.items()} if final else {})
+        if not a.embeddings.tied:
+            self.matrix = nn.Parameter(torch.empty(a.vocabulary, last))
+        self.head_transform = HeadTransform(a, last) if a.head.transform else None
+        self.head_bias = nn.Parameter(torch.empty(a.vocabulary)) if a.head.bias else None
         self._run_block: Callable[..., tuple[Tensor, list[Tensor | None]]] = _run_block
-        initialise(self, architecture, seed)
+        initialise(self, a, seed)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def compile_blocks(self) -> None:
         """Compile one block's forward and backward; equal blocks share the graph."""
         self._run_block = torch.compile(_run_block, dynamic=False)
+
+    def table(self, stream: Stream) -> Tensor:
+        """The token embeddings (V, d) of a stream."""
+        return self.embedding if self.architecture.embeddings.shared else self.embeddings[stream.name]
+
+    @property
+    def head(self) -> Head:
+        """What makes logits of the (transformed) final states."""
+        a = self.architecture
+        last = a.output_stream
+        matrix = self.table(last) if a.embeddings.tied else self.matrix
+        scale = a.width(last).d_model ** -0.5 if a.head.scaled else 1.0
+        return Head(matrix, self.head_bias, scale, a.head.soft_cap)
 
     def hidden(
         self,
@@ -78,34 +134,31 @@ class Transformer(nn.Module):
         With a cache, `streams` holds only what is new; a stream without new tokens may be left out.
         `recorder` collects attention weights, which takes the reference attention, as does `reference`.
         """
+        plain = reference or recorder is not None
         finals: dict[str, Tensor] = {}
-        turns = {name: self._rotation(tokens.position) for name, tokens in streams.items()}
+        where = {
+            name: standing(self.architecture, self.architecture.stream(name), tokens)
+            for name, tokens in streams.items()
+        }
+        turns = _Turns(where)
         for stream in self.architecture.streams:
             if stream.name not in streams:
                 continue
             if cache is not None:
-                cache.append(stream.name, streams[stream.name].coordinates)
-            x = F.embedding(streams[stream.name].ids, self.embedding)
-            masks = self._masks(stream, streams, cache)
+                cache.append(stream.name, streams[stream.name].coordinates, where[stream.name])
+            x = self._embedded(stream, streams[stream.name], where[stream.name])
+            masks = self._masks(stream, streams, where, cache, plain)
             for index, (layer, block) in enumerate(zip(stream.expanded, self._blocks(stream), strict=True)):
-                sources, own = self._sources(stream, index, layer, finals, turns, cache, x)
+                turned, sources, own = self._sources(stream, index, layer, finals, turns, cache, x)
                 # Scoring is eager: without gradients it'd be a second graph to compile for little.
-                learning = torch.is_grad_enabled() and cache is None and recorder is None and not reference
+                learning = torch.is_grad_enabled() and cache is None and not plain
                 run = self._run_block if learning else _run_block
-                x, weights = run(
-                    block,
-                    x,
-                    turns[stream.name],
-                    sources,
-                    own,
-                    masks[layer.reads],
-                    reference or recorder is not None,
-                )
+                x, weights = run(block, x, turned, sources, own, masks[layer.reads], plain)
                 if recorder is not None:
                     for sublayer, seen in enumerate(weights):
                         assert seen is not None
                         recorder.weights[stream.name, index, sublayer] = seen
-            finals[stream.name] = self.final_norms[stream.name](x)
+            finals[stream.name] = self.final_norms[stream.name](x) if self.final_norms else x
         return finals[self.architecture.output_stream.name]
 
     def logits(self, batch: Batch) -> Tensor:
@@ -114,16 +167,16 @@ class Transformer(nn.Module):
 
     def next_logits(self, h: Tensor) -> Tensor:
         """Logits (…, V) in fp32 of final states (…, d)."""
-        return (h @ self.embedding.to(h.dtype).T).float()
+        return self.head.logits(self._transformed(h)).float()
 
     def loss(self, batch: Batch, z_loss: float = 0.0) -> LossSums:
         """Sums over the places that carry loss; see `LossSums`."""
         h = self.hidden(batch.streams)
         carries = batch.weights.flatten().nonzero().squeeze(1)
-        chosen = h.flatten(0, 1).index_select(0, carries)
+        chosen = self._transformed(h.flatten(0, 1).index_select(0, carries))
         if torch.is_autocast_enabled(h.device.type):
             chosen = chosen.to(torch.get_autocast_dtype(h.device.type))
-        return cross_entropy_sums(chosen, self.embedding, batch.targets.flatten()[carries], z_loss)
+        return cross_entropy_sums(chosen, self.head, batch.targets.flatten()[carries], z_loss)
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:
@@ -153,28 +206,74 @@ class Transformer(nn.Module):
         assert isinstance(stack, nn.ModuleList)
         return stack
 
-    def _rotation(self, position: Tensor) -> Tensor | None:
-        a = self.architecture
-        return rotation(position, a.d_head, a.positions.base) if isinstance(a.positions, Rope) else None
+    def _transformed(self, h: Tensor) -> Tensor:
+        return h if self.head_transform is None else self.head_transform(h)
+
+    def _embedded(self, stream: Stream, tokens: Tokens, where: Tensor) -> Tensor:
+        """What goes into a stream's first layer: tokens, positions and segments added up, then the norm."""
+        a, name = self.architecture, stream.name
+        table = self.table(stream)
+        x = F.embedding(tokens.ids, table)
+        if a.embeddings.scaled:
+            x = x * table.shape[1] ** 0.5
+        if isinstance(a.positions, Learned):
+            x = x + F.embedding(where, self.positions[name])
+        if isinstance(a.positions, Sinusoidal):
+            x = x + sinusoids(where, table.shape[1], a.positions.base)
+        if isinstance(a.positions, TwoDimensional):
+            # An output stands where the input's last token does, and counts its own steps.
+            anchor = (where - tokens.step).clamp(min=0)
+            x = x + F.embedding(anchor, self.anchors[name]) + F.embedding(tokens.step, self.steps[name])
+        if a.embeddings.segments:
+            x = x + F.embedding(tokens.part, self.segments[name])
+        return self.embedding_norms[name](x) if a.embeddings.norm else x
 
     def _masks(
-        self, stream: Stream, streams: Mapping[str, Tokens], cache: Cache | None
+        self,
+        stream: Stream,
+        streams: Mapping[str, Tokens],
+        where: Mapping[str, Tensor],
+        cache: Cache | None,
+        plain: bool,
     ) -> dict[tuple[Read, ...], list[Mask]]:
         """For each distinct list of reads in the stream, its sublayers' masks: made once a batch."""
         queries = streams[stream.name].coordinates
+        heads = self.architecture.width(stream).heads
         made: dict[tuple[str, Visibility], Tensor] = {}
+        biases: dict[str, Tensor | None] = {}
         joined: dict[tuple[Read, ...], Mask] = {}
 
         def mask(keys: str, visibility: Visibility) -> Tensor:
             if (keys, visibility) not in made:
-                where = streams[keys].coordinates if cache is None else cache.coordinates[keys]
-                made[keys, visibility] = visibility.dense(queries, where, self.architecture.heads)
+                there = streams[keys].coordinates if cache is None else cache.coordinates[keys]
+                made[keys, visibility] = visibility.dense(queries, there, heads)
             return made[keys, visibility]
 
+        def bias(keys: str) -> Tensor | None:
+            if keys not in biases:
+                there = where[keys] if cache is None else cache.standing[keys]
+                biases[keys] = self._bias(stream, keys, where[stream.name], there)
+            return biases[keys]
+
         for group in (group for layer in stream.layers for group in layer.sublayers):
-            if group not in joined:
-                joined[group] = Mask.of(_side_by_side([mask(r.keys, r.visibility) for r in group]))
+            if group in joined:
+                continue
+            if group[0].mixer == "linear":
+                joined[group] = _linear_mask(group[0], queries, mask if plain and cache is None else None)
+            else:
+                visible = _side_by_side([mask(r.keys, r.visibility) for r in group])
+                joined[group] = Mask.of(visible, _joined_bias(group, bias))
         return {layer.reads: [joined[group] for group in layer.sublayers] for layer in stream.layers}
+
+    def _bias(self, stream: Stream, keys: str, q: Tensor, k: Tensor) -> Tensor | None:
+        """What positions add to the scores (B, H, Tq, Tk) of a stream's queries for keys of a stream."""
+        kind = self.architecture.positions
+        if not isinstance(kind, RelativeBias | Alibi) or (keys != stream.name and kind.across == "off"):
+            return None
+        if isinstance(kind, Alibi):
+            return alibi_bias(self.architecture.width(stream).heads, q, k)
+        both = kind.directions == "both" or self._ahead[stream.name]
+        return relative_bias(self.relative[stream.name], kind, both, q, k)
 
     def _sources(
         self,
@@ -182,14 +281,24 @@ class Transformer(nn.Module):
         index: int,
         layer: Layer,
         finals: Mapping[str, Tensor],
-        turns: Mapping[str, Tensor | None],
+        turns: _Turns,
         cache: Cache | None,
         x: Tensor,
-    ) -> tuple[list[list[KeySource]], list[list[bool]]]:
-        """What each read of a layer reads. Its own stream's states are normed in the block."""
+    ) -> tuple[list[Tensor | None], list[list[KeySource]], list[list[bool]]]:
+        """How the queries of each sublayer are turned, and what each of its reads reads. Its own stream's
+        states are normed in the block.
+        """
+        positions = layer.positions or self.architecture.positions
+        d_head = self.architecture.width(stream).d_head
+        turned: list[Tensor | None] = []
         sources: list[list[KeySource]] = []
         own: list[list[bool]] = []
         for s, group in enumerate(layer.sublayers):
+            across = any(read.keys != stream.name for read in group)
+            rope = positions if isinstance(positions, Rope) else None
+            if rope is not None and across and rope.across == "off":
+                rope = None
+            turned.append(turns.of(stream.name, d_head, rope))
             sources.append([])
             own.append([])
             for r, read in enumerate(group):
@@ -197,33 +306,75 @@ class Transformer(nn.Module):
                 if cache is not None:
                     key = (stream.name, index, s, r)
                     if key not in cache.reads:
-                        cache.reads[key] = self._empty_cache(cache.capacity[read.keys], x)
+                        cache.reads[key] = self._empty_cache(stream, read, cache.capacity[read.keys], x)
                     kept = cache.reads[key]
                 own[s].append(read.keys == stream.name)
-                sources[s].append(KeySource(finals.get(read.keys), turns.get(read.keys), kept))
-        return sources, own
+                key_turn = turns.of(read.keys, d_head, rope)
+                sources[s].append(KeySource(finals.get(read.keys), key_turn, kept))
+        return turned, sources, own
 
-    def _empty_cache(self, capacity: int, x: Tensor) -> LayerCache:
-        a = self.architecture
+    def _empty_cache(self, stream: Stream, read: Read, capacity: int, x: Tensor) -> LayerCache | LinearState:
+        width = self.architecture.width(stream)
+        if read.mixer == "linear":
+            shape = (x.shape[0], width.heads, width.d_head)
+            sums = torch.zeros(*shape, width.d_head, dtype=torch.float32, device=x.device)
+            return LinearState(sums, torch.zeros(shape, dtype=torch.float32, device=x.device))
         dtype = (
             torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         )
-        shape = (x.shape[0], a.heads, capacity, a.d_head)
+        shape = (x.shape[0], width.key_heads or width.heads, capacity, width.d_head)
         return LayerCache(
             torch.zeros(shape, dtype=dtype, device=x.device), torch.zeros(shape, dtype=dtype, device=x.device)
         )
 
 
+class _Turns:
+    """Rotations of the streams' positions, each made once a batch."""
+
+    def __init__(self, where: Mapping[str, Tensor]) -> None:
+        self._where = where
+        self._made: dict[tuple[str, int, float], Tensor] = {}
+
+    def of(self, stream: str, d_head: int, rope: Rope | None) -> Tensor | None:
+        """None without RoPE, or for a stream without new tokens."""
+        if rope is None or stream not in self._where:
+            return None
+        key = (stream, d_head, rope.base)
+        if key not in self._made:
+            self._made[key] = rotation(self._where[stream], d_head, rope.base)
+        return self._made[key]
+
+
 def _run_block(
     block: nn.Module,
     x: Tensor,
-    turned: Tensor | None,
+    turned: list[Tensor | None],
     sources: list[list[KeySource]],
     own: list[list[bool]],
     masks: list[Mask],
     reference: bool,
 ) -> tuple[Tensor, list[Tensor | None]]:
     return block(x, turned, sources, own, masks, reference)
+
+
+def _linear_mask(read: Read, queries: Coordinates, mask: Callable[[str, Visibility], Tensor] | None) -> Mask:
+    """The mask of a linear sublayer: its extent, and pairs only where the reference wants them."""
+    form = linear_form(read.visibility)
+    assert form is not None
+    apart = same_document in conjuncts(read.visibility)
+    found = extent(form, apart, queries.document, queries.part)
+    none = queries.document.new_empty(0)
+    return Mask(none if mask is None else mask(read.keys, read.visibility), none, none, extent=found)
+
+
+def _joined_bias(group: tuple[Read, ...], bias: Callable[[str], Tensor | None]) -> Tensor | None:
+    """The biases of a sublayer's reads side by side; all reads have one or none has."""
+    found = [bias(read.keys) for read in group]
+    there = [one for one in found if one is not None]
+    if not there:
+        return None
+    assert len(there) == len(found)
+    return there[0] if len(there) == 1 else torch.cat(there, dim=-1)
 
 
 def _side_by_side(masks: list[Tensor]) -> Tensor:

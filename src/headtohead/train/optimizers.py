@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from headtohead.model.blocks import is_table
 from headtohead.model.transformer import Transformer
 from headtohead.train.recipe import Recipe
 
@@ -28,11 +29,12 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 def decayed(model: Transformer) -> dict[str, bool]:
     """For each trainable parameter, by name: does weight decay pull it towards 0?
 
-    Hidden matrices yes. Not the vectors (norm weights), whose natural size is not 0, and not the embeddings,
-    tied to the output layer: a rare token's row gets little gradient for many steps and would only shrink.
+    Hidden matrices yes. Not the vectors (norm weights, biases), whose natural size is not 0, and not the
+    tables whose rows are looked up or make logits: a rare token's row gets little gradient for many steps and
+    would only shrink.
     """
     return {
-        name: parameter.ndim >= 2 and parameter is not model.embedding
+        name: parameter.ndim >= 2 and not is_table(name)
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
