@@ -13,6 +13,7 @@ import ast
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -67,7 +68,7 @@ class Visibility:
 
     @property
     def shares(self) -> int:
-        """Among how many rules the heads are parted, at most."""
+        """How many heads there must be, for every share to get one."""
         return 1
 
     def __and__(self, other: Visibility) -> Visibility:
@@ -199,17 +200,25 @@ class Either(Visibility):
 
 @dataclass(frozen=True)
 class ByHead(Visibility):
-    """The heads in equal shares, in order, each share under a rule of its own."""
+    """The heads in shares, in order, each share under a rule of its own. `parts`: how large each share is
+    against the others, equal if left out.
+    """
 
     rules: tuple[Visibility, ...]
+    parts: tuple[int, ...] = ()
 
     def holds(self, q: Coordinates, k: Coordinates, head: Any, heads: int) -> Any:
         visible = None
-        for index, rule in enumerate(self.rules):
-            first, last = (heads * index // len(self.rules), heads * (index + 1) // len(self.rules))
+        for (first, last), rule in zip(self.bounds(heads), self.rules, strict=True):
             mine = (head >= first) & (head < last) & rule.holds(q, k, head, heads)
             visible = mine if visible is None else visible | mine
         return visible
+
+    def bounds(self, heads: int) -> list[tuple[int, int]]:
+        """For each rule the first of its heads and the one after its last."""
+        parts = self.parts or (1,) * len(self.rules)
+        edges = [heads * sum(parts[:index]) // sum(parts) for index in range(len(parts) + 1)]
+        return list(pairwise(edges))
 
     @property
     def differs_by_head(self) -> bool:
@@ -217,10 +226,19 @@ class ByHead(Visibility):
 
     @property
     def shares(self) -> int:
-        return max(len(self.rules), *(rule.shares for rule in self.rules))
+        parts = self.parts or (1,) * len(self.rules)
+        return max(-(-sum(parts) // min(parts)), *(rule.shares for rule in self.rules))
 
     def __str__(self) -> str:
-        return f"by_head({', '.join(map(str, self.rules))})"
+        parts = self.parts or (1,) * len(self.rules)
+        shares = (_share(part, rule) for part, rule in zip(parts, self.rules, strict=True))
+        return f"by_head({', '.join(shares)})"
+
+
+def _share(part: int, rule: Visibility) -> str:
+    if part == 1:
+        return str(rule)
+    return f"{part} * ({rule})" if isinstance(rule, Both | Either) else f"{part} * {rule}"
 
 
 causal = Rule("causal", lambda q, k: k.position <= q.position)
@@ -265,7 +283,9 @@ def linear_form(rule: Visibility) -> Rule | None:
 
 
 def by_head(*rules: Visibility) -> ByHead:
-    """Equal shares of the heads, in order, under each rule: `by_head(causal, anticausal)`."""
+    """Equal shares of the heads, in order, under each rule: `by_head(causal, anticausal)`. Other shares are
+    written `by_head(3 * causal, anticausal)` and read by `parse`.
+    """
     return ByHead(rules)
 
 
@@ -288,10 +308,13 @@ def _read(node: ast.expr, text: str) -> Visibility:
         case ast.Name(id=name) if name in WORDS:
             return WORDS[name]
         case ast.Call(func=ast.Name(id="by_head"), args=rules, keywords=[]) if len(rules) >= 2:
-            return ByHead(tuple(_read(rule, text) for rule in rules))
+            parts = tuple(map(_part, rules))
+            found = tuple(_read(_unweighted(rule), text) for rule in rules)
+            return ByHead(found) if set(parts) == {1} else ByHead(found, parts)
         case ast.Call(func=ast.Name(id="by_head")):
             raise UserError(
-                f"visibility '{text}': by_head takes two rules or more, as in by_head(causal, anticausal)"
+                f"visibility '{text}': by_head takes two rules or more, as in by_head(causal, anticausal) or "
+                "by_head(3 * causal, anticausal)"
             )
         case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=size)], keywords=[]) if name in SIZED:
             if isinstance(size, int) and not isinstance(size, bool) and size > 0:
@@ -305,6 +328,21 @@ def _read(node: ast.expr, text: str) -> Visibility:
     near = difflib.get_close_matches(word, [*WORDS, *SIZED, "by_head"], n=1)
     hint = f"did you mean '{near[0]}'? " if near and near[0] != word else ""
     raise UserError(f"visibility '{text}': '{part}' is not a rule; {hint}the rules are {', '.join(known)}")
+
+
+def _part(node: ast.expr) -> int:
+    """How large a share of the heads `3 * rule` asks for, against the others."""
+    match node:
+        case ast.BinOp(left=ast.Constant(value=int(part)), op=ast.Mult()) if part > 0 and part is not True:
+            return part
+    return 1
+
+
+def _unweighted(node: ast.expr) -> ast.expr:
+    match node:
+        case ast.BinOp(left=ast.Constant(value=int(part)), op=ast.Mult(), right=rule) if part > 0:
+            return rule
+    return node
 
 
 def _counting_like(array: Any, length: int) -> Any:
