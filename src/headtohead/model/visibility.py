@@ -25,7 +25,13 @@ PADDING = -1
 """The document number of a place that holds no token."""
 
 ROWS_AT_ONCE = 1024
-"""Queries per slice when counting, so that long sequences are counted in constant memory."""
+"""Queries per slice when counting by pairs, so that long rows are counted in constant memory."""
+
+FAR = 2**62
+"""A position beyond every other."""
+
+Spans = list[tuple[Any, Any]]
+"""Stretches of key positions, first and after last, for each query (NumPy arrays (T,) or numbers)."""
 
 
 class Coordinates(NamedTuple):
@@ -102,14 +108,44 @@ class Visibility:
 
         return visible
 
+    def spans(self, q: Coordinates, split: int, head: int, heads: int) -> Spans:
+        """Which positions of a query's own document it sees: stretches that may overlap, empty where the end
+        is not after the beginning. q (T,), NumPy; `split`: the position of the first token of the output.
+        """
+        raise NotImplementedError
+
     def count(self, q: Coordinates, k: Coordinates, heads: int = 1) -> int:
-        """How many (query, key, head) triples are visible: exact, in constant memory."""
+        """How many (query, key, head) triples are visible: exact.
+
+        In time linear in the number of queries for one document (its input and output one after the other, or
+        one of them); pair by pair, in constant memory, for other rows.
+        """
+        if (split := _one_document(q, k)) is not None:
+            return self._count_spans(q, k, split, heads)
         times = 1 if self.differs_by_head else heads
         total = 0
         for start in range(0, q.position.shape[-1], ROWS_AT_ONCE):
             some = Coordinates(*(array[..., start : start + ROWS_AT_ONCE] for array in q))
             total += int(self.dense(some, k, heads).sum())
         return total * times
+
+    def _count_spans(self, q: Coordinates, k: Coordinates, split: int, heads: int) -> int:
+        if not len(q.position) or not len(k.position):
+            return 0
+        beginning, end = int(k.position[0]), int(k.position[-1]) + 1
+        total = 0
+        for head in range(heads) if self.differs_by_head else (0,):
+            found = self.spans(q, split, head, heads)
+            ones = np.ones_like(q.position)
+            first = np.stack([np.clip(low * ones, beginning, end) for low, _ in found])
+            last = np.stack([np.clip(high * ones, beginning, end) for _, high in found])
+            order = np.argsort(first, axis=0)
+            first, last = (np.take_along_axis(edges, order, axis=0) for edges in (first, last))
+            covered = np.full_like(q.position, beginning)
+            for low, high in zip(first, last, strict=True):
+                total += int(np.maximum(high - np.maximum(low, covered), 0).sum())
+                covered = np.maximum(covered, high)
+        return total * (1 if self.differs_by_head else heads)
 
     def append_only(self, q: Coordinates, k: Coordinates, heads: int = 1) -> bool:
         """Whether no query sees a later position: then tokens can be appended and all caches kept."""
@@ -136,6 +172,11 @@ class Rule(Visibility):
 
     name: str
     relation: Callable[[Coordinates, Coordinates], Any]
+    span: Callable[[Coordinates, int], tuple[Any, Any]]
+    """The one stretch of positions that a query sees of its document, given where the output begins."""
+
+    def spans(self, q: Coordinates, split: int, head: int, heads: int) -> Spans:
+        return [self.span(q, split)]
 
     def holds(self, q: Coordinates, k: Coordinates, head: Any, heads: int) -> Any:
         return self.relation(q, k)
@@ -159,6 +200,13 @@ class Both(Visibility):
 
     def holds(self, q: Coordinates, k: Coordinates, head: Any, heads: int) -> Any:
         return self.left.holds(q, k, head, heads) & self.right.holds(q, k, head, heads)
+
+    def spans(self, q: Coordinates, split: int, head: int, heads: int) -> Spans:
+        return [
+            (np.maximum(low, other_low), np.minimum(high, other_high))
+            for low, high in self.left.spans(q, split, head, heads)
+            for other_low, other_high in self.right.spans(q, split, head, heads)
+        ]
 
     @property
     def differs_by_head(self) -> bool:
@@ -184,6 +232,9 @@ class Either(Visibility):
 
     def holds(self, q: Coordinates, k: Coordinates, head: Any, heads: int) -> Any:
         return self.left.holds(q, k, head, heads) | self.right.holds(q, k, head, heads)
+
+    def spans(self, q: Coordinates, split: int, head: int, heads: int) -> Spans:
+        return self.left.spans(q, split, head, heads) + self.right.spans(q, split, head, heads)
 
     @property
     def differs_by_head(self) -> bool:
@@ -214,6 +265,11 @@ class ByHead(Visibility):
             visible = mine if visible is None else visible | mine
         return visible
 
+    def spans(self, q: Coordinates, split: int, head: int, heads: int) -> Spans:
+        bounds = zip(self.bounds(heads), self.rules, strict=True)
+        rule = next(rule for (first, last), rule in bounds if first <= head < last)
+        return rule.spans(q, split, head, heads)
+
     def bounds(self, heads: int) -> list[tuple[int, int]]:
         """For each rule the first of its heads and the one after its last."""
         parts = self.parts or (1,) * len(self.rules)
@@ -241,14 +297,28 @@ def _share(part: int, rule: Visibility) -> str:
     return f"{part} * ({rule})" if isinstance(rule, Both | Either) else f"{part} * {rule}"
 
 
-causal = Rule("causal", lambda q, k: k.position <= q.position)
-anticausal = Rule("anticausal", lambda q, k: k.position >= q.position)
-full = Rule("full", lambda q, k: (k.position == k.position) & (q.position == q.position))
-key_is_input = Rule("key_is_input", lambda q, k: (k.part == INPUT) & (q.part == q.part))
-prefix = Rule("prefix", lambda q, k: (k.position <= q.position) | (k.part == INPUT))
+causal = Rule("causal", lambda q, k: k.position <= q.position, lambda q, split: (-FAR, q.position + 1))
+anticausal = Rule("anticausal", lambda q, k: k.position >= q.position, lambda q, split: (q.position, FAR))
+full = Rule(
+    "full",
+    lambda q, k: (k.position == k.position) & (q.position == q.position),
+    lambda q, split: (-FAR, FAR),
+)
+key_is_input = Rule(
+    "key_is_input", lambda q, k: (k.part == INPUT) & (q.part == q.part), lambda q, split: (-FAR, split)
+)
+prefix = Rule(
+    "prefix",
+    lambda q, k: (k.position <= q.position) | (k.part == INPUT),
+    lambda q, split: (-FAR, np.maximum(q.position + 1, split)),
+)
 """UniLM's sequence-to-sequence mask: everybody sees the whole input, the output is causal."""
-same_document = Rule("same_document", lambda q, k: k.document == q.document)
-same_part = Rule("same_part", lambda q, k: k.part == q.part)
+same_document = Rule("same_document", lambda q, k: k.document == q.document, lambda q, split: (-FAR, FAR))
+same_part = Rule(
+    "same_part",
+    lambda q, k: k.part == q.part,
+    lambda q, split: (np.where(q.part == INPUT, -FAR, split), np.where(q.part == INPUT, split, FAR)),
+)
 
 
 def window(size: int) -> Rule:
@@ -256,17 +326,26 @@ def window(size: int) -> Rule:
     return Rule(
         f"window({size})",
         lambda q, k: (q.position - k.position < size) & (k.position - q.position < size),
+        lambda q, split: (q.position - size + 1, q.position + size),
     )
 
 
 def same_block(size: int) -> Rule:
     """Keys in the query's own block of `size` positions."""
-    return Rule(f"same_block({size})", lambda q, k: q.position // size == k.position // size)
+    return Rule(
+        f"same_block({size})",
+        lambda q, k: q.position // size == k.position // size,
+        lambda q, split: (q.position // size * size, q.position // size * size + size),
+    )
 
 
 def earlier_block(size: int) -> Rule:
     """Keys in a block of `size` positions before the query's own."""
-    return Rule(f"earlier_block({size})", lambda q, k: k.position // size < q.position // size)
+    return Rule(
+        f"earlier_block({size})",
+        lambda q, k: k.position // size < q.position // size,
+        lambda q, split: (-FAR, q.position // size * size),
+    )
 
 
 def conjuncts(rule: Visibility) -> frozenset[Visibility]:
@@ -328,6 +407,23 @@ def _read(node: ast.expr, text: str) -> Visibility:
     near = difflib.get_close_matches(word, [*WORDS, *SIZED, "by_head"], n=1)
     hint = f"did you mean '{near[0]}'? " if near and near[0] != word else ""
     raise UserError(f"visibility '{text}': '{part}' is not a rule; {hint}the rules are {', '.join(known)}")
+
+
+def _one_document(q: Coordinates, k: Coordinates) -> int | None:
+    """Where the output begins, if both are stretches of one document, counted through; else None."""
+    if not isinstance(q.position, np.ndarray) or q.position.ndim != 1:
+        return None
+    for some in (q, k):
+        steps = (np.diff(some.position) == 1).all() and (np.diff(some.part) >= 0).all()
+        if not steps or (some.document != 0).any():
+            return None
+    outputs = [int(some.position[some.part == OUTPUT][0]) for some in (q, k) if (some.part == OUTPUT).any()]
+    inputs = [int(some.position[some.part == INPUT][-1]) + 1 for some in (q, k) if (some.part == INPUT).any()]
+    # The two parts must meet, or the positions between them belong to neither.
+    found = {*outputs, *inputs}
+    if len(found) > 1:
+        return None
+    return found.pop() if found else 0
 
 
 def _part(node: ast.expr) -> int:
