@@ -10,7 +10,8 @@ import torch
 
 from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, Layer, Read, Stream
-from headtohead.model.budget import cache_bytes, flops, named_conventions, parameters, visible_pairs
+from headtohead.model.budget import cache_bytes, flops, parameter_groups, parameters, visible_pairs
+from headtohead.model.conventions import full_square, named_conventions
 from headtohead.model.presets import architecture, preset_names
 from headtohead.model.presets.laboratory import TABLE
 from headtohead.model.transformer import Transformer
@@ -167,3 +168,74 @@ def test_reads_of_a_both_stream_count_input_and_output() -> None:
 def test_sizes_are_the_table_of_the_paper() -> None:
     for size, (vocabulary, d, d_ff, layers, depths) in PAPER.items():
         assert TABLE[size] == (d, d_ff, d // 128, 128, vocabulary, layers, depths)
+
+
+KNOWN: dict[str, int] = {
+    "gpt-1-base": 116_534_784,
+    "gpt-2-small": 124_439_808,
+    "gpt-2-medium": 354_823_168,
+    "gpt-2-large": 774_030_080,
+    "gpt-2-xl": 1_557_611_200,
+    "llama-7b": 6_738_415_616,
+    "llama-13b": 13_015_864_320,
+    "llama-65b": 65_285_660_672,
+    "llama-2-70b": 68_976_648_192,
+    "llama-3-8b": 8_030_261_248,
+    "llama-3-70b": 70_553_706_496,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-32b": 32_762_123_264,
+    "bert-base": 109_514_298,
+    "bart-base": 139_420_416 - 2 * 2 * 768,  # without the two rows more than positions of each table
+    "bart-large": 406_291_456 - 2 * 2 * 1024,
+    "t5-small": 60_506_624,
+    "t5-base": 222_903_552,
+    "t5-large": 737_668_096,
+    "t5-3b": 2_851_598_336,
+    "t5-11b": 11_307_321_344,
+    "t5-v1.1-base": 247_577_856,
+    "t5-v1.1-xxl": 11_135_332_352,
+}
+"""Parameters of the released models (those of `transformers` without heads of other tasks)."""
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_published_networks_have_the_parameters_of_the_released_ones(name: str) -> None:
+    assert parameters(architecture(name))["total"] == KNOWN[name]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_groups_add_up(name: str) -> None:
+    a = architecture(name)
+    found = parameters(a)
+    assert sum(parameter_groups(a).values()) == found["total"]  # type: ignore[arg-type]
+    assert 0 < found["embedding"] < found["total"]
+
+
+def test_redllm_costs_half_of_decllm_as_the_paper_says() -> None:
+    """arXiv 2510.26622: 1.89e13 against 3.85e13 for 1024 + 1024 tokens; DecLLM learns from every token."""
+    red = flops(architecture("redllm-8b"), 1024, 1024, "output")["forward"]
+    dec = flops(architecture("decllm-8b"), 1024, 1024, "all")["forward"]
+    assert round(red / dec, 2) == 0.49
+
+
+def test_a_convention_for_every_source_and_the_square_is_never_less_than_what_is_seen() -> None:
+    from headtohead.model.conventions import SOURCES
+
+    for name in ("gpt-2-small", "t5-base", "causal-linear-mini", "t5gemma-9b-2b", "bert-base"):
+        a = architecture(name)
+        named = named_conventions(a, 100, 60)
+        assert named.keys() == SOURCES.keys()
+        assert named["full_square"] >= flops(a, 100, 60)["forward"]
+        assert full_square(a, 100, 60, 60) == named["full_square"]
+    full_view = architecture("bert-base")
+    assert named_conventions(full_view, 100, 60)["full_square"] == flops(full_view, 100, 60)["forward"]
+
+
+def test_kaplan_and_palm_by_hand() -> None:
+    a = architecture("gpt-2-small")
+    n, named = parameters(a), named_conventions(a, 512, 512)
+    assert named["kaplan"] == 2 * n["non_embedding"] * 1024 + 2 * 12 * 1024 * 768 * 1024
+    assert named["palm"] == 6 * n["total"] * 1024 + 12 * 12 * 12 * 64 * 1024 * 1024
