@@ -40,7 +40,12 @@ def test_a_description_is_written_down_and_read_back(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("decllm-150M", "decllm-150m"), ("redlm-nano", "redllm-nano"), ("gpt2", "budget --help")],
+    [
+        ("decllm-150M", "decllm-150m"),
+        ("redlm-nano", "redllm-nano"),
+        ("gpt2", "gpt-2-"),
+        ("zzzz", "budget --list"),
+    ],
 )
 def test_an_unknown_name_gets_the_nearest(name: str, near: str) -> None:
     with pytest.raises(UserError, match=near) as error:

@@ -10,6 +10,7 @@ import torch
 
 from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, Layer, Read, Stream
+from headtohead.model.blocks import is_table
 from headtohead.model.budget import cache_bytes, flops, parameter_groups, parameters, visible_pairs
 from headtohead.model.conventions import full_square, named_conventions
 from headtohead.model.presets import architecture, preset_names
@@ -39,13 +40,14 @@ def test_the_ten_published_sizes_equal_the_closed_form(size: str) -> None:
         assert counted["total"] == counted["embedding"] + counted["non_embedding"]
 
 
-@pytest.mark.parametrize("name", [n for n in preset_names() if n.startswith(("decllm", "redllm"))])
+@pytest.mark.parametrize("name", preset_names())
 def test_parameters_equal_those_of_the_network_built(name: str) -> None:
     a = architecture(name)
     with torch.device("meta"):
         built = Transformer(a)
     assert sum(p.numel() for p in built.parameters()) == parameters(a)["total"]
-    assert built.embedding.numel() == parameters(a)["embedding"]
+    tables = dict(built.named_parameters())
+    assert sum(p.numel() for n, p in tables.items() if is_table(n)) == parameters(a)["embedding"]
 
 
 def test_flops_of_one_stack_written_out() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 
 from headtohead.errors import UserError
 from headtohead.model.budget import parameters
-from headtohead.model.matching import apart, match_parameters
+from headtohead.model.matching import QUANTITIES, apart, match, match_parameters, quantities, supervised_share
 from headtohead.model.presets import architecture
 from headtohead.model.presets.laboratory import TABLE
 
@@ -79,3 +81,47 @@ def test_a_tolerance_of_its_own() -> None:
     a = architecture("redllm-nano")
     assert match_parameters(a, 750_000, tolerance=0.05).changes == ()
     assert match_parameters(a, 750_000, tolerance=0.01).changes != ()
+
+
+@pytest.mark.parametrize("on", QUANTITIES)
+@pytest.mark.parametrize("name", ["redllm-mini", "local-mini", "redllm-big-encoder-mini", "t5-v1.1-mini"])
+def test_any_quantity_can_be_matched_and_the_others_stand_beside_it(name: str, on) -> None:
+    target = quantities(architecture("causal-mini"), 200, 56)[on]
+    template = architecture(name)
+    # What a template is twice: reachable by its own layers and widths, whatever the causal stack has.
+    target = max(
+        target, quantities(template.resized(depths=tuple(2 * n for n in template.depths)), 200, 56)[on]
+    )
+    found = match(template, target, on, 200, 56, tolerance=0.03)
+    beside = quantities(found.architecture, 200, 56)
+    assert beside.keys() == QUANTITIES.keys()
+    assert beside[on] == found.found
+    assert abs(found.mismatch) <= 0.03
+    assert found.changes
+
+
+def test_half_of_a_cache_comes_by_heads_of_keys() -> None:
+    a = architecture("causal-mini")
+    found = match(a, quantities(a, 100, 100)["cache_bytes"] / 2, "cache_bytes", 100, 100)
+    assert found.changes == ("layers 6 -> 3",) or found.changes == ("key heads 6 -> 3",)
+    third = match(a, quantities(a, 100, 100)["cache_bytes"] / 6, "cache_bytes", 100, 100)
+    assert third.mismatch == 0
+
+
+def test_streams_that_share_weights_keep_equal_depths() -> None:
+    a = architecture("redllm-tied-nano")
+    found = match_parameters(a, parameters(a.resized(depths=(4, 4)))["total"])
+    assert found.depths[0] == found.depths[1]
+
+
+def test_an_unknown_quantity_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'speed'.*training_flops"):
+        match(architecture("causal-nano"), 1, "speed")  # type: ignore[arg-type]
+
+
+def test_supervised_tokens_are_matched_by_examples() -> None:
+    red, dec = architecture("redllm-nano"), architecture("decllm-nano")
+    assert supervised_share(red, "output", dec, "all", 1024, 1024) == 2
+    assert supervised_share(dec, "all", red, "output", 300, 100) == Fraction(1, 4)
+    double = architecture("block-double-decoder-nano")
+    assert supervised_share(double, "all", dec, "all", 30, 10) == 1

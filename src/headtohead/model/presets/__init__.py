@@ -58,7 +58,7 @@ def architecture(name: str) -> Architecture:
     known = _presets()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else "see 'headtohead budget --help' for the names"
+        hint = f"did you mean {', '.join(near)}?" if near else "see 'headtohead budget --list' for the names"
         raise UserError(f"no architecture is called '{name}': {hint}")
     family, size = known[name]
     return family.describe(name, size)
