@@ -22,7 +22,7 @@ from headtohead.data.shards import END
 def plain_nats(cell: Cell, number: int) -> np.ndarray:
     """-ln p of each supervised token of an example, in order."""
     example = cell.examples[number]
-    weights = {n: p.detach().double().numpy() for n, p in cell.model.named_parameters()}
+    weights = {n: p.detach().double().numpy() for n, p in cell.model.state_dict().items()}
     logits = plain.logits(cell.architecture, weights, example)
     n, m = len(example.input), len(example.output)
     ends = m + example.ends
