@@ -13,6 +13,7 @@ from tests.laws import plain
 from tests.laws.cells import TEXTS, Cell, cells
 from tests.laws.running import Streams, cached, plainly, supervised_tokens, taken, with_ids
 
+from headtohead.model.parts import Rope
 from headtohead.model.reach import reach
 from headtohead.model.visibility import PADDING, Coordinates
 
@@ -87,7 +88,7 @@ def test_gradients_flow_along_the_reach_and_nowhere_else(cell: Cell) -> None:
         model.embedding.requires_grad_(False)
 
 
-@pytest.mark.parametrize("cell", cells())
+@pytest.mark.parametrize("cell", cells("the same through the cache"))
 @torch.no_grad()
 def test_a_token_changes_the_same_through_the_cache(cell: Cell) -> None:
     streams = cell.alone(1).streams
@@ -113,16 +114,19 @@ def test_attention_weights_are_zero_exactly_where_the_rule_says(cell: Cell) -> N
                 assert weights.shape == visible.shape
                 wrong = np.argwhere((weights != 0) != visible).tolist()
                 assert not wrong, f"{stream.name} layer {index} sublayer {s}: (head, query, key) {wrong[:5]}"
+                if reads[0].mixer == "linear" and isinstance(layer.positions or a.positions, Rope):
+                    continue  # RoPE turns the numerators alone: these weights sum to something else
                 sums = weights.sum(axis=2)
                 assert np.allclose(sums, visible.any(axis=2), atol=1e-5)
 
 
 def _mask(cell: Cell, streams: Streams, stream: str, read) -> np.ndarray:
     a = cell.architecture
-    return plain.mask(read.visibility, plainly(streams[stream], 0), plainly(streams[read.keys], 0), a.heads)
+    heads = a.width(a.stream(stream)).heads
+    return plain.mask(read.visibility, plainly(streams[stream], 0), plainly(streams[read.keys], 0), heads)
 
 
-@pytest.mark.parametrize("cell", cells())
+@pytest.mark.parametrize("cell", cells("no answer sees itself"))
 @torch.no_grad()
 def test_no_answer_sees_itself_or_what_follows(cell: Cell) -> None:
     """At the level of the task: rewriting an example from target t on changes no prediction up to t.

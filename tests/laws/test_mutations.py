@@ -100,7 +100,7 @@ PACKED = test_same_answer.test_packed_equals_unpacked
 CACHED = test_same_answer.test_cached_decoding_equals_the_full_pass
 GREEDY = test_same_answer.test_greedy_decoding_equals_choosing_from_the_full_pass
 SCORES = test_batching.test_scores_do_not_depend_on_the_batch
-ACCEPTED = test_cells.test_a_cell_that_makes_sense_is_accepted
+ACCEPTED = test_cells.accepted
 ACCUMULATED = test_batching.test_gradient_accumulation_equals_the_big_batch
 START = test_start.test_initial_loss_is_ln_v
 FLOPS = test_counting.test_flops_and_visible_pairs_equal_those_of_the_network_that_runs
@@ -134,7 +134,7 @@ FAULTS = (
         CAUSAL_RULE,
         "",
         "lambda q, k: k.position <= q.position + 1",
-        (on(ACCEPTED, "decllm"), on(ACCEPTED, "redllm"), on(ACCEPTED, "block-double-decoder")),
+        (on(ACCEPTED, "decllm"), on(ACCEPTED, "redllm"), on(ACCEPTED, "double-decoder-full-blocks")),
     ),
     Fault(
         "the mask is off by one: the rule hides a token from itself",
@@ -171,7 +171,7 @@ FAULTS = (
         (
             on(PACKED, "prefix"),
             on(WEIGHTS, "redllm"),
-            on(PLAIN, "block-double-decoder"),
+            on(PLAIN, "double-decoder-full-blocks"),
             on(SCORES, "decllm"),
         ),
     ),
@@ -253,9 +253,9 @@ FAULTS = (
         "view(q.shape) * mask.sees",
         "view(q.shape)",
         (
-            on(FUSED, "block-double-decoder"),
-            on(PLAIN, "block-double-decoder"),
-            on(REACH, "block-double-decoder"),
+            on(FUSED, "double-decoder-full-blocks"),
+            on(PLAIN, "double-decoder-full-blocks"),
+            on(REACH, "double-decoder-full-blocks"),
         ),
     ),
     Fault(

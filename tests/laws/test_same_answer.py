@@ -109,7 +109,7 @@ def assert_cached_equals_full(cell: Cell, one_by_one: bool) -> None:
     assert (states[run] - full[run]).abs().max() <= CLOSE
 
 
-@pytest.mark.parametrize("cell", cells("cached equals full", tasks=False))
+@pytest.mark.parametrize("cell", cells("greedy", tasks=False))
 @torch.no_grad()
 def test_greedy_decoding_equals_choosing_from_the_full_pass(cell: Cell) -> None:
     """The decoding loop on its cache, ragged rows, against a full pass for every token."""
@@ -138,7 +138,7 @@ def greedily(model: Transformer, layout: Layout, example, steps: int) -> list[in
 COMPILED = [
     "redllm",  # has blocks of both kinds: reads of its own alone, and of another stream too
     pytest.param("merged-attention", marks=pytest.mark.slow),
-    pytest.param("block-double-decoder", marks=pytest.mark.slow),
+    pytest.param("double-decoder-full-blocks", marks=pytest.mark.slow),
 ]
 
 

@@ -286,7 +286,7 @@ class Architecture(Frozen):
         Raises:
             ValueError: not a network, or a proportion that comes out at no whole number.
         """
-        streams = list(self.streams)
+        streams = list(sizes.pop("streams", self.streams))
         if "depths" in sizes:
             if len(sizes["depths"]) != len(streams):
                 names = " and ".join(stream.name for stream in streams)
