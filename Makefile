@@ -17,7 +17,7 @@ STAMP := .venv/.installed
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help study setup test lint format clean
+.PHONY: help study setup test lint format docs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -48,6 +48,9 @@ lint: setup ## set up, then lint, format, types and import rules only
 format: setup ## let ruff put the files in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup ## make docs/architectures.md and its drawings again, from the presets
+	$(BIN)/python -m headtohead.study.gallery docs
 
 clean: ## remove the caches (not .venv, not runs/)
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,7 +14,7 @@ import pytest
 
 from headtohead import __version__, cli
 from headtohead.errors import Interrupted, UserError
-from headtohead.model.presets import preset_names
+from headtohead.model.presets import families
 
 COMMANDS = ("study", "report", "diff", "budget", "draw", "run")
 
@@ -60,14 +60,14 @@ def test_each_command_has_help(command: str) -> None:
 
 
 def test_help_of_budget_lists_the_presets_that_exist() -> None:
-    text = " ".join(launch("budget", "--help").stdout.split())
-    families, sizes = re.search(r"Families: (.*?)\. Sizes: (.*?)\.", text).groups()  # type: ignore[union-attr]
-    named = {
-        f"{family}-{size}"
-        for family in families.replace(" (as published)", "").split(", ")
-        for size in sizes.split(", ")
-    }
-    assert named == set(preset_names())
+    assert "--list" in launch("budget", "--help").stdout
+    text = launch("budget", "--list").stdout
+    for family in families().values():
+        assert re.search(
+            rf"^ *{re.escape(family.name)} .*{re.escape(family.title)} .*{list(family.sizes)[-1]}", text, re.M
+        )
+    answer = launch("budget")
+    assert answer.returncode == 2 and "--list" in answer.stderr
 
 
 def test_version() -> None:
@@ -127,10 +127,8 @@ def test_what_needs_no_torch_does_not_import_it(words: list[str], tmp_path: Path
         (["study", "a.toml", "--workers", "two"], "'--workers': 'two' is not a whole number from 1 up"),
         (["study", "a.toml", "--text"], "option '--text' requires an argument"),
         (["study", "a.toml", "--dry-run=yes"], "'--dry-run' does not take a value"),
-        (["budget"], "missing argument 'NAME"),
         (["budget", "decllm-nano", "--input", "-1"], "'-1' is not a whole number from 0 up"),
         (["budget", "decllm-nano", "--output", "1e3"], "'1e3' is not a whole number from 0 up"),
-        (["draw", "decllm-nano"], "missing option '--out'"),
         (["diff", "one"], "missing argument 'RUN'"),
         (["run"], "missing argument 'DIR'"),
     ],

@@ -262,13 +262,14 @@ def diff(
 )
 def budget(
     names: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="NAME",
             help="Presets, such as decllm-150m or redllm-8b.",
             autocompletion=_complete_preset,
+            show_default=False,
         ),
-    ],
+    ] = None,
     input_tokens: Annotated[
         int, typer.Option("--input", metavar="N", parser=_at_least(0), help="Tokens of input.")
     ] = 1024,
@@ -279,29 +280,83 @@ def budget(
         str, typer.Option(metavar="TYPE", help="The KV cache's type: bf16, fp16, fp32.")
     ] = "bf16",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List the families of presets and their sizes.")
+    ] = False,
 ) -> None:
     """Print what networks cost: parameters, FLOPs for one example, and bytes of KV cache.
 
     Computed from the description alone; nothing is built. With two or more networks, each is also given as a
     ratio to the first.
 
-    Names are a family and a size, as in redllm-nano. Families: decllm, redllm (as published), causal, prefix,
-    redllm-causal-encoder. Sizes: nano, micro, mini, 150m, 1b, 2b, 4b, 8b.
+    Names are a family and a size, as in redllm-nano or gpt-2-small; --list shows them all. JSON has the
+    parameters by group and the FLOPs under the literature's conventions too.
     """
     from headtohead.study import tables
 
+    if list_:
+        tables.print_families()
+        return
+    if not names:
+        raise UserError("name a network, such as decllm-150m; headtohead budget --list shows them all")
     tables.print_budget(names, input_tokens, output_tokens, dtype, as_json)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=LOOK,
+    short_help="Bring one network to another's parameters, FLOPs or cache.",
+)
+def match(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The preset to resize.", autocompletion=_complete_preset)
+    ],
+    to: Annotated[
+        str, typer.Option(metavar="NAME", help="The preset to match.", autocompletion=_complete_preset)
+    ],
+    on: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="parameters, non_embedding, training_flops, inference_flops or cache_bytes.",
+        ),
+    ] = "parameters",
+    input_tokens: Annotated[
+        int, typer.Option("--input", metavar="N", parser=_at_least(0), help="Tokens of input.")
+    ] = 1024,
+    output_tokens: Annotated[
+        int, typer.Option("--output", metavar="M", parser=_at_least(0), help="Tokens of output.")
+    ] = 1024,
+    tolerance: Annotated[float, typer.Option(metavar="X", help="How far off is still a match.")] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Bring one network to another's parameters, FLOPs or cache, in whole numbers of layers and widths.
+
+    Prints what had to change, how far off the match is, and every other quantity beside it: networks that are
+    equal in one are never equal in all.
+    """
+    from headtohead.study import tables
+
+    tables.print_match(name, to, on, input_tokens, output_tokens, tolerance, as_json)
 
 
 @app.command(cls=Command, rich_help_panel=LOOK, short_help="Draw who sees whom in a network.")
 def draw(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A preset.", autocompletion=_complete_preset)],
-    out: Annotated[Path, typer.Option(metavar="FILE.svg", help="The picture to write.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="A picture to write, in place of the terminal.")
+    ] = None,
 ) -> None:
-    """Draw who sees whom: every read of a network, query by key, as one SVG picture."""
-    from headtohead.study import drawing
+    """Draw a network: its stacks, and who sees whom, for every list of layers and group of heads.
 
-    drawing.draw(name, out)
+    In the terminal, or as one SVG picture with --out.
+    """
+    from headtohead.study import drawing, terminal
+
+    if out is None:
+        terminal.show(name)
+    else:
+        drawing.draw(name, out)
 
 
 @app.command(

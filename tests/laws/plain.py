@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -279,15 +280,17 @@ class Plain:
                 if isinstance(a.positions, Alibi):
                     bias[i, j] = -_slope(head, a.width(stream).heads) * abs(at - there)
                 else:
-                    both = a.positions.directions == "both" or looks_ahead(a, stream)
+                    both = a.positions.directions == "both" or looks_ahead(a, stream.name)
                     number = _bucket(there - at, a.positions.buckets, a.positions.farthest, both)
                     bias[i, j] = self.weights[f"relative.{stream.name}"][number, head]
         return scores + bias
 
 
-def looks_ahead(a: Architecture, stream: Stream) -> bool:
+@lru_cache
+def looks_ahead(a: Architecture, name: str) -> bool:
     """Whether some read that is told distances sees a later position, tried on 16 + 16 tokens one by one."""
     kind: Any = a.positions
+    stream = a.stream(name)
     n = 16
     whole = [Token(p, 0, INPUT if p < n else OUTPUT) for p in range(2 * n)]
     held = {"input": whole[:n], "output": whole[n:], "both": whole}

@@ -10,13 +10,15 @@ import torch
 from tests.laws.cells import Cell, cells
 from tests.laws.running import cached, supervised_tokens
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from headtohead.data.shards import Example
 from headtohead.model.architecture import Architecture, Read
 from headtohead.model.batch import Tokens
 from headtohead.model.blocks import is_table
 from headtohead.model.budget import cache_bytes, flops, parameters, visible_pairs
-from headtohead.model.presets import architecture
+from headtohead.model.conventions import full_square
+from headtohead.model.presets import architecture, families
 from headtohead.model.transformer import Transformer
 from headtohead.model.visibility import INPUT, OUTPUT
 
@@ -99,7 +101,7 @@ def test_parameters_equal_those_of_the_network_built(cell: Cell) -> None:
     assert found["embedding"] == tables
 
 
-@pytest.mark.parametrize("cell", cells(tasks=False))
+@pytest.mark.parametrize("cell", cells("a cache is filled", tasks=False))
 @torch.no_grad()
 def test_cache_bytes_equal_those_of_a_cache_that_is_full(cell: Cell) -> None:
     example = cell.examples[1]
@@ -144,3 +146,26 @@ def test_flops_of_published_sizes_equal_the_products_of_the_network_on_no_device
             model.next_logits(h[:, -m:])
     predicted = flops(a, n, m)["forward"]
     assert predicted - 2 * 2 * a.d_head * visible_pairs(a, n, m) == counter.matmul
+
+
+@pytest.mark.parametrize("family", [f for f in families() if "linear" not in f])
+@torch.no_grad()
+def test_flops_equal_those_of_torch_s_counter_where_it_counts_all_pairs(family: str) -> None:
+    """The meta device, and `full_square`: PyTorch's counter knows no masks."""
+    n, m = 48, 32
+    a = architecture(f"{family}-{'mini' if 'mini' in families()[family].sizes else 'nano'}")
+    with torch.device("meta"):
+        model = Transformer(a)
+        streams = {}
+        for stream in a.streams:
+            width = {"input": n, "output": m, "both": n + m}[stream.holds]
+            first = n if stream.holds == "output" else 0
+            position = torch.arange(first, first + width)[None]
+            part = torch.where(position < n, INPUT, OUTPUT)
+            step = (position - n + 1).clamp(min=0)
+            streams[stream.name] = Tokens(
+                torch.zeros_like(position), position, torch.zeros_like(position), part, step
+            )
+        with FlopCounterMode(display=False) as counter:
+            model.next_logits(model.hidden(streams, reference=True)[:, -m:])
+    assert full_square(a, n, m, m) == pytest.approx(counter.get_total_flops(), rel=0.005)

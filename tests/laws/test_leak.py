@@ -72,20 +72,31 @@ def test_gradients_flow_along_the_reach_and_nowhere_else(cell: Cell) -> None:
     expected = reach_of_row(cell, streams, 0)
     last = cell.architecture.output_stream.name
     model = cell.model
-    probe = torch.randn(model.architecture.d_model, generator=torch.Generator().manual_seed(1))
-    model.embedding.requires_grad_(True)
+    width = model.architecture.width(model.architecture.output_stream).d_model
+    probe = torch.randn(width, generator=torch.Generator().manual_seed(1))
+    tables = {stream.name: model.table(stream) for stream in cell.architecture.streams}
+    for table in tables.values():
+        table.requires_grad_(True)
     try:
         answers = model.hidden(streams)[0] @ probe
         for place in range(len(answers)):
-            (gradient,) = torch.autograd.grad(answers[place], model.embedding, retain_graph=True)
-            size = gradient.abs().amax(dim=1)
+            gradients = torch.autograd.grad(
+                answers[place],
+                list(tables.values()),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            sizes = dict(zip(tables, (gradient.abs().amax(dim=1) for gradient in gradients), strict=True))
             for name, tokens in streams.items():
+                size = sizes[name]
                 found = (size[tokens.ids[0]] != 0).numpy()
                 assert (found == expected[last, name][place]).all(), (
                     f"gradient of place {place} into '{name}'"
                 )
     finally:
-        model.embedding.requires_grad_(False)
+        for table in tables.values():
+            table.requires_grad_(False)
 
 
 @pytest.mark.parametrize("cell", cells("the same through the cache"))

@@ -21,18 +21,19 @@ from tests.laws import (
     test_cells,
     test_counting,
     test_leak,
+    test_linear,
     test_oracle,
     test_positions,
     test_resume,
     test_same_answer,
     test_start,
 )
-from tests.laws.cells import TASKS, Cell
+from tests.laws.cells import ARCHITECTURES, TASKS, Cell, _model
 
 from headtohead.data.layouts import Layout
 from headtohead.generate import decoding
-from headtohead.model import attention, blocks, budget, reach, transformer, visibility
-from headtohead.model.loss import _ChunkedCrossEntropy
+from headtohead.model import attention, blocks, budget, linear, positions, reach, transformer, visibility
+from headtohead.model.loss import Head, _ChunkedCrossEntropy
 from headtohead.model.transformer import Transformer
 from headtohead.model.visibility import Visibility
 from headtohead.train import checkpoint, loop
@@ -79,14 +80,16 @@ class Fault:
     old: str
     new: str
     laws: tuple[tuple[Law, str, str, str], ...]
+    fresh: bool = False
+    """The networks kept between tests are made anew: the fault is in how they are made."""
     unguarded: bool = False
     """Also take away the guard that refuses such a description, so that the laws are seen to find it
     themselves.
     """
 
 
-def on(law: Law, family: str, task: str = "mixture", positions: str = "rope") -> tuple[Law, str, str, str]:
-    return law, family, task, positions
+def on(law: Law, family: str, task: str = "mixture", kind: str = "rope") -> tuple[Law, str, str, str]:
+    return law, family, task, kind
 
 
 NO_ANSWER_SEES_ITSELF = test_leak.test_no_answer_sees_itself_or_what_follows
@@ -109,9 +112,15 @@ CACHE_BYTES = test_counting.test_cache_bytes_equal_those_of_a_cache_that_is_full
 CONTINUE = test_positions.test_positions_count_through_input_and_output
 DISTANCES = test_positions.test_only_distances_matter
 DISTANCE_TO_INPUT = test_positions.test_the_distance_from_input_to_output_matters
+LONG = test_linear.test_sums_equal_pairs_over_several_chunks
 RESUME = test_resume.test_resume_equals_never_stopped
 
 CAUSAL_RULE = visibility.causal.relation
+SMALL_WINDOW = next(
+    rule.relation
+    for rule in visibility.conjuncts(ARCHITECTURES["small-window"].streams[0].layers[0].reads[0].visibility)
+    if isinstance(rule, visibility.Rule) and rule.name == "window(4)"
+)
 SAME_DOCUMENT_RULE = visibility.same_document.relation
 
 FAULTS = (
@@ -232,6 +241,113 @@ FAULTS = (
             on(test_oracle.test_the_loss_is_the_sum_of_the_plain_network_s_nats, "prefix"),
         ),
     ),
+    # The parts of the whole field.
+    Fault(
+        "T5's bias: later keys get the buckets of earlier ones",
+        positions.buckets,
+        "(distance > 0) * count",
+        "(distance < 0) * count",
+        (on(PLAIN, "t5", "mixture", "own"), on(PLAIN, "prefix", "mixture", "t5")),
+    ),
+    Fault(
+        "T5's bias: a decoder's buckets are parted as an encoder's",
+        Transformer._bias,
+        'kind.directions == "both" or self._ahead[stream.name]',
+        "True",
+        (on(PLAIN, "causal", "mixture", "t5"),),
+    ),
+    Fault(
+        "ALiBi: each head has the slope of the next",
+        positions.alibi_slopes,
+        "for i in range(1, below + 1)",
+        "for i in range(2, below + 2)",
+        (on(PLAIN, "causal", "mixture", "alibi"),),
+    ),
+    Fault(
+        "GLM's positions: steps count from 0",
+        Transformer._embedded,
+        "F.embedding(tokens.step, self.steps[name])",
+        "F.embedding((tokens.step - 1).clamp(min=0), self.steps[name])",
+        (on(PLAIN, "glm", "mixture", "own"), on(PLAIN, "redllm", "mixture", "glm")),
+    ),
+    Fault(
+        "a window is one place too wide",
+        SMALL_WINDOW,
+        "",
+        "(lambda size: lambda q, k: (q.position - k.position <= size) & (k.position - q.position < size))(4)",
+        (on(WEIGHTS, "small-window"), on(PLAIN, "small-window")),
+    ),
+    Fault(
+        "local layers turn at the speed of global ones",
+        Transformer._sources,
+        "positions = layer.positions or self.architecture.positions",
+        "positions = self.architecture.positions",
+        (on(PLAIN, "small-window", "mixture", "own"),),
+    ),
+    Fault(
+        "query heads read the wrong heads of keys",
+        attention._by_key_head,
+        "x.reshape(x.shape[0], k.shape[1], -1, x.shape[-1])",
+        "x.unflatten(1, (-1, k.shape[1])).transpose(1, 2).reshape(x.shape[0], k.shape[1], -1, x.shape[-1])",
+        (on(PLAIN, "causal-grouped"), on(FUSED, "causal-grouped")),
+    ),
+    Fault(
+        "soft caps are left out",
+        attention.Scoring.capped,
+        "scores if self.soft_cap is None else",
+        "scores if True else",
+        (on(PLAIN, "every-option-one"), on(PLAIN, "every-option-two")),
+    ),
+    Fault(
+        "the embeddings' scale is forgotten",
+        Transformer._embedded,
+        "if a.embeddings.scaled:",
+        "if False:",
+        (on(PLAIN, "transformer", "mixture", "own"), on(PLAIN, "every-option-one")),
+    ),
+    Fault(
+        "norms that come after come before",
+        blocks.Block.forward,
+        'normed = x if self.place == "after" else norm(x)',
+        "normed = norm(x)",
+        (on(PLAIN, "gpt-1", "mixture", "own"), on(PLAIN, "transformer", "mixture", "own")),
+    ),
+    Fault(
+        "the head's bias is left out",
+        Head.finish,
+        "if self.bias is not None:",
+        "if False:",
+        (on(PLAIN, "unilm", "mixture", "own"), on(PLAIN, "every-option-one")),
+    ),
+    Fault(
+        "tied weights are copied",
+        blocks._lent,
+        "return getattr(shared, name)[sublayer]",
+        "return make()",
+        (on(PARAMETERS, "redllm-tied"),),
+        fresh=True,
+    ),
+    Fault(
+        "linear attention's sums go on into the next document",
+        linear._running,
+        "goes_on = (own == open_document)[:, None].float()",
+        "goes_on = torch.ones_like(own)[:, None].float()",
+        (on(LONG, "causal-linear"),),
+    ),
+    Fault(
+        "linear attention's normaliser forgets the boundary",
+        linear._running,
+        "norm = pairs.sum(-1)",
+        "norm = (f.q[:, :, some] @ k[:, :, some].transpose(-2, -1)).tril().sum(-1)",
+        (on(PACKED, "causal-linear"), on(PLAIN, "causal-linear")),
+    ),
+    Fault(
+        "linear attention's state forgets what it held",
+        linear._extend,
+        "state.totals = state.totals +",
+        "state.totals =",
+        (on(CACHED, "causal-linear"),),
+    ),
     # Others of the same kind.
     Fault(
         "padding is seen",
@@ -243,8 +359,8 @@ FAULTS = (
     Fault(
         "heads are swapped in by_head",
         visibility.ByHead.holds,
-        "enumerate(self.rules)",
-        "enumerate(reversed(self.rules))",
+        "self.rules, strict",
+        "reversed(self.rules), strict",
         (on(WEIGHTS, "half-and-half-encoder"), on(PLAIN, "half-and-half-encoder")),
     ),
     Fault(
@@ -289,8 +405,8 @@ FAULTS = (
     Fault(
         "decoding counts positions one too far",
         decoding.greedy,
-        "position = position + 1",
-        "position = position + 2",
+        "position + 1, written",
+        "position + 2, written",
         (on(GREEDY, "decllm"), on(GREEDY, "redllm")),
     ),
     Fault(
@@ -358,12 +474,15 @@ FAULTS = (
 def test_a_planted_fault_makes_the_law_fail(
     fault: Fault, law: tuple[Law, str, str, str], tmp_path: Path, settings: None
 ) -> None:
-    test, family, task, positions = law
-    cell = Cell(family, TASKS[task], positions)
+    test, family, task, kind = law
+    cell = Cell(family, TASKS[task], kind)
     more = {"tmp_path": tmp_path, "settings": settings} if test is RESUME else {}
     test(cell, **({**more, "tmp_path": tmp_path / "sound"} if more else {}))
     with ExitStack() as faults:
         faults.enter_context(planted(fault.target, fault.old, fault.new))
+        if fault.fresh:
+            _model.cache_clear()
+            faults.callback(lambda: _model.cache_clear())
         if fault.unguarded:
             faults.enter_context(planted(reach.sees_its_answer, "return any(", "return False and any("))
         faults.enter_context(pytest.raises(AssertionError))

@@ -57,4 +57,5 @@ def test_the_seed_alone_decides_the_weights(cell: Cell) -> None:
     first, again, other = Transformer(a, 3), Transformer(a, 3), Transformer(a, 4)
     for (name, p), q, r in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q), name
-        assert p.ndim == 1 or not torch.equal(p, r), name
+        # Norms, biases and T5's biases start alike.
+        assert p.ndim == 1 or not p.any() or not torch.equal(p, r), name

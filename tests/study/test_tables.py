@@ -7,7 +7,8 @@ import json
 import pytest
 
 from headtohead.errors import UserError
-from headtohead.model.budget import cache_bytes, flops, parameters
+from headtohead.model.budget import cache_bytes, flops, parameter_groups, parameters
+from headtohead.model.conventions import named_conventions
 from headtohead.model.presets import architecture
 from headtohead.study.tables import binary, decimal, print_budget, ratio
 
@@ -21,10 +22,12 @@ def test_json_has_the_promised_shape_and_the_budget_s_numbers(capsys: pytest.Cap
         assert entry == {
             "name": name,
             "parameters": parameters(a),
-            "flops": {"forward": work["forward"], "training": work["training"]},
+            "flops": dict(work),
             "cache_bytes": cache_bytes(a, 100, 50, "fp32"),
+            "groups": parameter_groups(a),
+            "conventions": named_conventions(a, 100, 50),
         }
-        assert list(entry) == ["name", "parameters", "flops", "cache_bytes"]
+        assert list(entry) == ["name", "parameters", "flops", "cache_bytes", "groups", "conventions"]
         assert list(entry["parameters"]) == ["total", "embedding", "non_embedding"]
 
 

@@ -88,20 +88,20 @@ class Block(nn.Module):
         super().__init__()
         a, d = architecture, architecture.width(stream).d_model
         self.place = a.norms.place
-        there = 0 if shared is None else len(shared.attentions)
 
-        def lent(name: str, make: Callable[[int], nn.Module]) -> nn.ModuleList:
+        def norms(name: str) -> nn.ModuleList:
             count = range(len(layer.sublayers))
-            return nn.ModuleList(
-                getattr(shared, name)[s] if s < there and hasattr(shared, name) else make(s) for s in count
-            )
+            return nn.ModuleList(_lent(shared, name, s, lambda: Norm(d, a.norms)) for s in count)
 
-        self.attentions = lent("attentions", lambda s: Attention(a, stream, layer.sublayers[s]))
-        self.attention_norms = lent("attention_norms", lambda _: Norm(d, a.norms))
+        self.attentions = nn.ModuleList(
+            _lent(shared, "attentions", s, lambda reads=reads: Attention(a, stream, reads))
+            for s, reads in enumerate(layer.sublayers)
+        )
+        self.attention_norms = norms("attention_norms")
         self.feed_forward = MLP(a, d, layer.d_ff) if shared is None else shared.feed_forward
         self.feed_forward_norm = Norm(d, a.norms) if shared is None else shared.feed_forward_norm
         if self.place == "both":
-            self.attention_after_norms = lent("attention_after_norms", lambda _: Norm(d, a.norms))
+            self.attention_after_norms = norms("attention_after_norms")
             self.feed_forward_after_norm = (
                 Norm(d, a.norms) if shared is None else shared.feed_forward_after_norm
             )
@@ -139,6 +139,13 @@ class Block(nn.Module):
             fed = self.feed_forward_after_norm(fed)
         x = x + fed
         return (self.feed_forward_norm(x) if self.place == "after" else x), weights
+
+
+def _lent(shared: Block | None, name: str, sublayer: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """A sublayer's module: that of the block whose weights are shared where it has one, else a new one."""
+    if shared is not None and sublayer < len(shared.attentions):
+        return getattr(shared, name)[sublayer]
+    return make()
 
 
 class HeadTransform(nn.Module):

@@ -158,7 +158,7 @@ def _panel(a: Architecture, kinds: dict[str, list[tuple[Layer, list[int]]]], ind
 
 def _cells(a: Architecture, stream: Stream, read: Read, places: dict[str, list[float]]) -> list[Cell]:
     (queries, rows), (keys, columns) = _tokens(stream), _tokens(a.stream(read.keys))
-    share = np.asarray(read.visibility.dense(queries, keys, a.heads)).mean(axis=-3)
+    share = np.asarray(read.visibility.dense(queries, keys, a.width(stream).heads)).mean(axis=-3)
     across = read.keys != stream.name and not read.merged
     return [
         Cell(

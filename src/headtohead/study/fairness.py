@@ -113,19 +113,25 @@ def _network(description: Mapping[str, Any]) -> dict[str, Any]:
     """An architecture's dump by dimension."""
     layers = [layer for stream in description["streams"] for layer in stream["layers"]]
     sees = {
-        f"{stream['name']} -> {read['keys']}": (read["visibility"], read["merged"])
+        f"{stream['name']} -> {read['keys']}": (read["visibility"], read["merged"], read.get("mixer"))
         for stream in description["streams"]
         for layer in stream["layers"]
         for read in layer["reads"]
     }
     return {
-        "depth": sum(layer["repeat"] for layer in layers),
+        "depth": sum(
+            stream.get("cycle_to") or sum(layer["repeat"] for layer in stream["layers"])
+            for stream in description["streams"]
+        ),
         "d_ff": sorted({layer["d_ff"] for layer in layers}),
-        "d_model": description["d_model"],
+        "d_model": (description["d_model"], [stream.get("width") for stream in description["streams"]]),
         "heads": (description["heads"], description["d_head"]),
         "norms": description["norms"],
-        "positions": description["positions"],
-        "sharing": len(description["streams"]),
+        "positions": (description["positions"], [layer.get("positions") for layer in layers]),
+        "feed_forward": (description.get("feed_forward"), description.get("biases")),
+        "embeddings": (description.get("embeddings"), description.get("head")),
+        "scores": (description.get("scores"), description.get("key_heads")),
+        "sharing": (len(description["streams"]), [stream.get("shares") for stream in description["streams"]]),
         "visibility": sees,
     }
 

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from rich import box
 from rich.console import Console
@@ -15,11 +15,18 @@ from rich.text import Text
 
 from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture
-from headtohead.model.budget import Parameters, cache_bytes, flops, parameters
-from headtohead.model.presets import architecture
-
-MOST_TOKENS = 2**16
-"""Visible pairs are counted one by one: at this length that takes a minute."""
+from headtohead.model.budget import (
+    Groups,
+    Parameters,
+    cache_bytes,
+    check_tokens,
+    flops,
+    parameter_groups,
+    parameters,
+)
+from headtohead.model.conventions import named_conventions
+from headtohead.model.matching import QUANTITIES, On, match, quantities, quantity
+from headtohead.model.presets import architecture, families
 
 
 class FlopsEntry(TypedDict):
@@ -27,6 +34,8 @@ class FlopsEntry(TypedDict):
 
     forward: int
     training: int
+    prefill: int
+    decode_per_token: float
 
 
 class Entry(TypedDict):
@@ -36,6 +45,8 @@ class Entry(TypedDict):
     parameters: Parameters
     flops: FlopsEntry
     cache_bytes: int
+    groups: Groups
+    conventions: dict[str, int]
 
 
 def budget_entry(a: Architecture, input_tokens: int, output_tokens: int, dtype: str) -> Entry:
@@ -48,8 +59,15 @@ def budget_entry(a: Architecture, input_tokens: int, output_tokens: int, dtype: 
     return {
         "name": a.name,
         "parameters": parameters(a),
-        "flops": {"forward": work["forward"], "training": work["training"]},
+        "flops": {
+            "forward": work["forward"],
+            "training": work["training"],
+            "prefill": work["prefill"],
+            "decode_per_token": work["decode_per_token"],
+        },
         "cache_bytes": cache_bytes(a, input_tokens, output_tokens, dtype),
+        "groups": parameter_groups(a),
+        "conventions": named_conventions(a, input_tokens, output_tokens),
     }
 
 
@@ -62,11 +80,6 @@ def print_budget(
         UserError: for a name, a dtype or a length that can't be used.
     """
     networks = [architecture(name) for name in names]
-    if input_tokens + output_tokens > MOST_TOKENS:
-        raise UserError(
-            f"{input_tokens:,} + {output_tokens:,} tokens are too many to count who sees whom: give at most "
-            f"{MOST_TOKENS:,} in all"
-        )
     entries = [budget_entry(a, input_tokens, output_tokens, dtype) for a in networks]
     if as_json:
         print(json.dumps(entries, indent=2))
@@ -77,8 +90,69 @@ def print_budget(
         f" KV cache in {dtype}.\n"
         "FLOPs: 2 per multiply-add, attention by visible pairs; training is 3 × forward."
     )
+    for network in networks:
+        if network.context is not None and network.context < input_tokens + output_tokens:
+            print(f"{network.name} has positions for {network.context:,} tokens only.")
     if len(entries) > 1:
         print(f"Below each figure: its ratio to {names[0]}'s.")
+
+
+def print_families() -> None:
+    """Print every family of presets with its sizes."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for heading in ("family", "what it is", "sizes"):
+        table.add_column(heading, overflow="fold")
+    for family in families().values():
+        table.add_row(
+            Text(family.name, style="bold"), family.title, Text(" ".join(family.sizes), style="dim")
+        )
+    print_wide(table)
+    print("A name is a family and a size: redllm-nano. headtohead draw NAME shows who sees whom in it.")
+
+
+def print_match(
+    name: str, to: str, on: str, input: int, output: int, tolerance: float, as_json: bool
+) -> None:
+    """Print `name` brought to `to` in the quantity `on`, and both networks' other quantities.
+
+    Raises:
+        UserError: an unknown name or quantity, or no sizes within the tolerance.
+    """
+    if not 0 < tolerance < 1:
+        raise UserError(f"--tolerance {tolerance}: give a share between 0 and 1, such as 0.01")
+    check_tokens(input, output)
+    template, target = architecture(name), architecture(to)
+    goal = quantity(cast(On, on), input, output)(target)
+    found = match(template, goal, cast(On, on), input, output, tolerance)
+    beside, aim = quantities(found.architecture, input, output), quantities(target, input, output)
+    if as_json:
+        answer = {
+            "name": name,
+            "to": to,
+            "on": on,
+            "depths": found.depths,
+            "d_ff": [[layer.d_ff for layer in stream.layers] for stream in found.architecture.streams],
+            "key_heads": found.architecture.key_heads or found.architecture.heads,
+            "changes": found.changes,
+            "mismatch": found.mismatch,
+            "quantities": {key: {"found": beside[key], "target": aim[key]} for key in beside},
+        }
+        print(json.dumps(answer, indent=2))
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("quantity", overflow="fold")
+    for heading in (name, to, "ratio"):
+        table.add_column(heading, justify="right")
+    for key, words in QUANTITIES.items():
+        style = "bold" if key == on else ""
+        ratio_ = f"{beside[key] / aim[key]:.3f}" if aim[key] else "-"
+        table.add_row(words, decimal(beside[key]), decimal(aim[key]), ratio_, style=style)
+    print(f"{name} at {'+'.join(map(str, found.depths))} layers: {', '.join(found.changes) or 'as it is'}")
+    print_wide(table)
+    print(
+        f"Matched on {QUANTITIES[cast(On, on)]}, {found.mismatch:+.2%}; "
+        f"{input:,} input and {output:,} output tokens."
+    )
 
 
 @dataclass(frozen=True)
