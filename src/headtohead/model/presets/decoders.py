@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from headtohead.model.architecture import Architecture, one_stack
 from headtohead.model.parts import (
+    Alibi,
     Biases,
     Embeddings,
     FeedForward,
@@ -100,6 +101,21 @@ def _glm(name: str, size: Size) -> Architecture:
         norms=LAYER_NORM,
         feed_forward="gelu-tanh",
         biases=ALL_BIASES,
+        **size.fields,
+    )
+
+
+def _bloom(name: str, size: Size) -> Architecture:
+    return one_stack(
+        name,
+        "causal",
+        depth=size.depths[0],
+        d_ff=size.d_ff,
+        positions=Alibi(),
+        norms=LAYER_NORM,
+        feed_forward="gelu-tanh",
+        biases=ALL_BIASES,
+        embeddings=Embeddings(norm=True),
         **size.fields,
     )
 
@@ -225,6 +241,25 @@ here, the mixtures of experts are not.""",
             "8b": _qwen(4096, 12288, 36, 32, False),
             "14b": _qwen(5120, 17408, 40, 40, False),
             "32b": _qwen(5120, 25600, 64, 64, False),
+            **LAPTOP,
+        },
+    ),
+    Family(
+        "bloom",
+        "BLOOM",
+        "Le Scao et al. 2022, arXiv 2211.05100",
+        """GPT-2's form with ALiBi in the place of learned positions and a norm on the embeddings, which the authors
+found to steady the training. Each head's scores fall by its slope for every position of distance, so that the
+network reads on past its training length (with less and less of what is far). LayerNorm with biases before each
+sublayer, GELU by tanh, tied head, a vocabulary of 250,880 for 59 languages, nearly half of the smallest size.""",
+        _bloom,
+        {
+            "560m": Size(1024, 4096, 16, 64, 250880, (24,)),
+            "1b1": Size(1536, 6144, 16, 96, 250880, (24,)),
+            "1b7": Size(2048, 8192, 16, 128, 250880, (24,)),
+            "3b": Size(2560, 10240, 32, 80, 250880, (30,)),
+            "7b1": Size(4096, 16384, 32, 128, 250880, (30,)),
+            "176b": Size(14336, 57344, 112, 128, 250880, (70,)),
             **LAPTOP,
         },
     ),
