@@ -289,7 +289,7 @@ WORDS = [
     case("budget of nothing known", "budget decllm-8c", "'decllm-8c'", "decllm-8b"),
     case("budget in no dtype", "budget decllm-nano --dtype fp8", "dtype 'fp8' is unknown", "bf16"),
     case("budget of no tokens", "budget decllm-nano --input 0 --output 0", "make no sequence"),
-    case("budget of a library", "budget decllm-nano --input 9999999", "too many", "at most 65,536"),
+    case("budget of a library", "budget decllm-nano --input 99999999999", "too many", "at most 16,777,216"),
     case("a drawing of nothing known", "draw redlm-nano --out x.svg", "'redlm-nano'", "redllm-nano"),
     case("a drawing that is no SVG", "draw redllm-nano --out x.png", "x.png", "ends in .svg"),
     case("a drawing over a folder", "draw redllm-nano --out a.svg", "a.svg", "it is a folder",

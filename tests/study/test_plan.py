@@ -13,7 +13,9 @@ from tests.study.short_study import STUDY, write_study
 
 from headtohead.errors import UserError
 from headtohead.model.budget import parameters
-from headtohead.study.arms import matched_arms
+from headtohead.model.parts import Alibi, Norms
+from headtohead.model.presets import architecture
+from headtohead.study.arms import described, matched_arms
 from headtohead.study.plan import learning_rates, load
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -180,3 +182,21 @@ assert "torch" not in sys.modules
         assert "measured just now" in " ".join(told.split())
         assert max(map(len, told.splitlines())) <= 80
     assert not (tmp_path / "out").exists()
+
+
+def test_a_preset_keeps_what_the_study_doesn_t_say(tmp_path: Path) -> None:
+    """Its positions and norms are its own, unless the file says them for all arms."""
+    path = written(tmp_path, 'preset = "prefix-nano"', 'preset = "gpt-2-nano"')
+    study = load(path)[0]
+    own = described(study, study.arm("prefix"))
+    assert own.positions == architecture("gpt-2-nano").positions
+    assert own.norms == architecture("gpt-2-nano").norms
+    assert (own.feed_forward, own.d_model) == ("gelu-tanh", 16)
+    said = path.read_text(encoding="utf-8").replace(
+        "d_ff = 48\n", 'd_ff = 48\npositions = "alibi"\nnorms = { value = false }\n', 1
+    )
+    path.write_text(said, encoding="utf-8")
+    study = load(path)[0]
+    shared = described(study, study.arm("prefix"))
+    assert shared.positions == Alibi()
+    assert shared.norms == Norms(value=False)

@@ -100,6 +100,7 @@ def described(study: Study, arm: Arm) -> Architecture:
         name: getattr(study.architecture, name) for name in type(study.architecture).model_fields
     }
     sizes.update({name: getattr(own, name) for name in sizes if getattr(own, name) is not None})
+    sizes = {name: value for name, value in sizes.items() if value is not None}
     sizes["vocabulary"] = vocabulary(study)
     where = f"arm '{arm.key}'"
     if own.preset is None:

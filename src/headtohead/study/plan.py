@@ -23,7 +23,7 @@ from pydantic import (
 
 from headtohead.errors import UserError
 from headtohead.files import read_json
-from headtohead.model.parts import Listed, Norms, Positions, Rope
+from headtohead.model.parts import Listed, Norms, Positions
 from headtohead.study.reading import read_toml, set_values
 from headtohead.train.recipe import Recipe
 from headtohead.validation import suggest, validated
@@ -99,14 +99,18 @@ class DataSettings(Frozen):
 
 
 class Shared(Frozen):
-    """The sizes that all arms share; an arm's own `architecture` table goes over them."""
+    """The sizes that all arms share; an arm's own `architecture` table goes over them.
+
+    Positions and norms that are not said are those of an arm's preset, or the defaults where streams are
+    written out.
+    """
 
     d_model: PositiveInt
     heads: PositiveInt
     d_head: PositiveInt
     d_ff: PositiveInt
-    positions: Positions = Rope()
-    norms: Norms = Norms()
+    positions: Positions | None = None
+    norms: Norms | None = None
 
 
 class ArmArchitecture(Frozen):

@@ -28,6 +28,16 @@ from headtohead.model.conventions import named_conventions
 from headtohead.model.matching import QUANTITIES, On, match, quantities, quantity
 from headtohead.model.presets import architecture, families
 
+MOST_TOKENS = 2**24
+"""Visible pairs are counted query by query: this many take seconds and hundreds of megabytes."""
+
+
+def _check_length(input: int, output: int) -> None:
+    if input + output > MOST_TOKENS:
+        raise UserError(
+            f"{input:,} + {output:,} tokens are too many to count who sees whom: give at most {MOST_TOKENS:,} in all"
+        )
+
 
 class FlopsEntry(TypedDict):
     """FLOPs of one example."""
@@ -80,6 +90,7 @@ def print_budget(
         UserError: for a name, a dtype or a length that can't be used.
     """
     networks = [architecture(name) for name in names]
+    _check_length(input_tokens, output_tokens)
     entries = [budget_entry(a, input_tokens, output_tokens, dtype) for a in networks]
     if as_json:
         print(json.dumps(entries, indent=2))
@@ -121,6 +132,7 @@ def print_match(
     if not 0 < tolerance < 1:
         raise UserError(f"--tolerance {tolerance}: give a share between 0 and 1, such as 0.01")
     check_tokens(input, output)
+    _check_length(input, output)
     template, target = architecture(name), architecture(to)
     goal = quantity(cast(On, on), input, output)(target)
     found = match(template, goal, cast(On, on), input, output, tolerance)
