@@ -39,9 +39,13 @@ def loss_and_gradients(model: Transformer, batches: list[Batch]) -> tuple[Tensor
         model.requires_grad_(False)
 
 
-def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same_gradients(
+    found: dict[str, Tensor], expected: dict[str, Tensor], as_one: bool = False
+) -> None:
+    """`as_one`: against the largest of all gradients, since fp32 rounds the sums that they are made of."""
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
     for name, gradient in expected.items():
-        scale = float(gradient.abs().max()) + 1e-12
+        scale = largest if as_one else float(gradient.abs().max()) + 1e-12
         assert float((found[name] - gradient).abs().max()) <= CLOSE * max(scale, 1), name
 
 
@@ -59,7 +63,7 @@ def test_fused_equals_reference(cell: Cell) -> None:
         model.requires_grad_(False)
     (expected, slopes), (found, found_slopes) = results
     assert (found - expected).abs().max() <= CLOSE
-    assert_same_gradients(found_slopes, slopes)
+    assert_same_gradients(found_slopes, slopes, as_one=True)
 
 
 @pytest.mark.parametrize("kernel", [attention.attend_fused, attention.attend_kernel])

@@ -7,7 +7,7 @@ page refuses it, with the name of the dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,16 +124,21 @@ def _network(description: Mapping[str, Any]) -> dict[str, Any]:
             for stream in description["streams"]
         ),
         "d_ff": sorted({layer["d_ff"] for layer in layers}),
-        "d_model": (description["d_model"], [stream.get("width") for stream in description["streams"]]),
+        "d_model": (description["d_model"], _own(description["streams"], "width")),
         "heads": (description["heads"], description["d_head"]),
         "norms": description["norms"],
-        "positions": (description["positions"], [layer.get("positions") for layer in layers]),
+        "positions": (description["positions"], _own(layers, "positions")),
         "feed_forward": (description.get("feed_forward"), description.get("biases")),
         "embeddings": (description.get("embeddings"), description.get("head")),
         "scores": (description.get("scores"), description.get("key_heads")),
-        "sharing": (len(description["streams"]), [stream.get("shares") for stream in description["streams"]]),
+        "sharing": (len(description["streams"]), _own(description["streams"], "shares")),
         "visibility": sees,
     }
+
+
+def _own(parts: Iterable[Mapping[str, Any]], key: str) -> list[str]:
+    """What streams or layers say of their own, however many there are."""
+    return sorted({str(part[key]) for part in parts if part.get(key) is not None})
 
 
 def _recipes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
