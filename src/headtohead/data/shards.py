@@ -1,10 +1,11 @@
 """Examples on disk: a memory-mapped file of tokens with an index, and one deterministic order for every arm.
 
-A store is three files in a folder, all written atomically, the JSON last:
+A store is four files in a folder, all written atomically, the JSON last:
 
-    NAME.tokens   the tokens of every example, input then output; uint16, or int32 if ids outgrow it
+    NAME.tokens   the tokens of every example: input, shown, output; uint16, or int32 if ids outgrow it
+    NAME.where    int32, `Example.where` of the examples that have it
     NAME.index    one row of int64 per example (the columns are `COLUMNS`)
-    NAME.json     shapes, documents, regions and the sha256 of the two files above
+    NAME.json     shapes, documents, regions and the sha256 of the files above
 
 Runs open it read-only; a file cut short or altered is refused by name.
 """
@@ -12,7 +13,7 @@ Runs open it read-only; a file cut short or altered is refused by name.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
@@ -26,26 +27,58 @@ from headtohead.files import read_json, sha256_of, write_atomic
 PAD, START, END, CONTINUE, RESTORE, TEXT, PAIR = range(7)
 SPECIALS = ("<pad>", "<start>", "<end>", "<continue>", "<restore>", "<text>", "<pair>")
 
-COLUMNS = ("start", "input", "output", "mode", "ends", "document", "region", "input_bytes", "output_bytes")
-FORMAT = 1
+COLUMNS = ("start", "input", "output", "mode", "ends", "document", "region", "input_bytes", "output_bytes",
+           "shown", "where", "in_place")  # fmt: skip
+FORMAT = 2
+NOWHERE = -1
+SPECIAL = -1
+"""In `Example.where`: the token is no text (a sentinel, a separator)."""
+
+
+Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An input and an output as token ids of real text (no special tokens), and where they came from.
+    """An input and an output as token ids, and where they came from. Knows nothing of architectures.
 
-    Knows nothing of architectures. `ends`: the output really ends there, so an <end> is supervised after it
-    (and never scored). `document` is the index of its document in the store it came from.
+    The output is written after the input, token by token, unless it is `in_place`: then its tokens are the
+    answers to holes in what is seen, which is the input and, as an output part, `shown` (UniLM's second
+    segment; empty as a rule).
+
+    `where`: for each token of the output the place that it stands for, counted through input and `shown`
+    (a hole, a blank, the sentinel of its span), or `SPECIAL` where it is no text. None: all of it is text that
+    stands for no place. `ends`: the output really ends there, so an <end> is supervised after it (and never
+    scored). `document` is the index of its document in the store it came from.
     """
 
-    input: npt.NDArray[np.int32]
-    output: npt.NDArray[np.int32]
+    input: Ids
+    output: Ids
     mode: int
     ends: bool
     document: int
     region: str
     output_bytes: int
     input_bytes: int = 0
+    where: Ids | None = None
+    shown: Ids = field(default_factory=lambda: np.empty(0, np.int32))
+    in_place: bool = False
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """Tokens after the mode token in the input part and after <start> in the output part, where they are
+        laid out; -1 for an output part that there isn't.
+        """
+        if not self.in_place:
+            return len(self.input), len(self.output)
+        return len(self.input), len(self.shown) or -1
+
+    @property
+    def text(self) -> npt.NDArray[np.bool_]:
+        """Which tokens of the output are text: those that are scored."""
+        if self.where is None:
+            return np.ones(len(self.output), np.bool_)
+        return self.where != SPECIAL
 
 
 class ExampleStore(Sequence[Example]):
@@ -60,8 +93,10 @@ class ExampleStore(Sequence[Example]):
         table: npt.NDArray[np.int64],
         documents: Sequence[str],
         regions: Sequence[str],
+        where: Ids | None = None,
     ) -> None:
         self.tokens = tokens
+        self.where = np.empty(0, np.int32) if where is None else where
         self.table = table
         self.documents = tuple(documents)
         self.regions = tuple(regions)
@@ -73,18 +108,24 @@ class ExampleStore(Sequence[Example]):
         pieces: list[npt.NDArray[np.generic]] = []
         rows: list[tuple[int, ...]] = []
         regions: list[str] = []
-        start = 0
+        standing: list[Ids] = []
+        start, stood = 0, 0
         for e in examples:
             if e.region not in regions:
                 regions.append(e.region)
-            n, m = len(e.input), len(e.output)
+            n, m, shown = len(e.input), len(e.output), len(e.shown)
             sizes = (e.input_bytes, e.output_bytes)
-            rows.append((start, n, m, e.mode, int(e.ends), e.document, regions.index(e.region), *sizes))
-            pieces += [e.input.astype(dtype), e.output.astype(dtype)]
-            start += n + m
+            at = NOWHERE if e.where is None else stood
+            about = (start, n, m, e.mode, int(e.ends), e.document, regions.index(e.region))
+            rows.append((*about, *sizes, shown, at, int(e.in_place)))
+            pieces += [part.astype(dtype) for part in (e.input, e.shown, e.output)]
+            start += n + shown + m
+            if e.where is not None:
+                standing.append(e.where.astype(np.int32))
+                stood += m
         tokens = np.concatenate(pieces) if pieces else np.empty(0, dtype)
         index = np.array(rows, np.int64).reshape(-1, len(COLUMNS))
-        return cls(tokens, index, documents, regions)
+        return cls(tokens, index, documents, regions, np.concatenate(standing) if standing else None)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -96,10 +137,13 @@ class ExampleStore(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         if isinstance(index, slice):
             return [self[j] for j in range(*index.indices(len(self)))]
-        start, n, m, mode, ends, document, region, input_bytes, output_bytes = self.table[index].tolist()
-        tokens = self.tokens[start : start + n + m].astype(np.int32)
-        where = (document, self.regions[region], output_bytes, input_bytes)
-        return Example(tokens[:n], tokens[n:], mode, bool(ends), *where)
+        (start, n, m, mode, ends, document, region, input_bytes, output_bytes, shown, at, in_place) = (
+            self.table[index].tolist()
+        )
+        tokens = self.tokens[start : start + n + shown + m].astype(np.int32)
+        where = None if at == NOWHERE else np.asarray(self.where[at : at + m], np.int32)
+        about = (mode, bool(ends), document, self.regions[region], output_bytes, input_bytes, where)
+        return Example(tokens[:n], tokens[n + shown :], *about, tokens[n : n + shown], bool(in_place))
 
     def __iter__(self) -> Iterator[Example]:
         return (self[i] for i in range(len(self)))
@@ -110,11 +154,15 @@ class ExampleStore(Sequence[Example]):
 
     @property
     def lengths_in(self) -> npt.NDArray[np.int64]:
+        """The first of `Example.held` for every example."""
         return self.column("input")
 
     @property
     def lengths_out(self) -> npt.NDArray[np.int64]:
-        return self.column("output")
+        """The second of `Example.held` for every example."""
+        shown = self.column("shown")
+        held = np.where(shown > 0, shown, -1)
+        return np.where(self.column("in_place") > 0, held, self.column("output"))
 
     def region_of(self, region: str) -> npt.NDArray[np.int64]:
         """Indices of the examples of one region, in order; none where the store has no such region."""
@@ -125,25 +173,27 @@ class ExampleStore(Sequence[Example]):
     def subset(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "ExampleStore":
         """A store of these examples only, over the same tokens and document names."""
         table = self.table[np.asarray(indices, np.int64)]
-        return ExampleStore(self.tokens, table, self.documents, self.regions)
+        return ExampleStore(self.tokens, table, self.documents, self.regions, self.where)
 
     def save(self, folder: Path, name: str) -> None:
-        """Write NAME.tokens, NAME.index and NAME.json. Raises UserError (disk full, not writable)."""
-        tokens, index = self.tokens.tobytes(), np.ascontiguousarray(self.table, np.int64).tobytes()
-        write_atomic(folder / f"{name}.tokens", tokens)
-        write_atomic(folder / f"{name}.index", index)
+        """Write NAME.tokens, NAME.where, NAME.index and NAME.json. Raises UserError (disk full, not writable)."""
+        contents = {
+            "tokens": self.tokens.tobytes(),
+            "where": np.ascontiguousarray(self.where, np.int32).tobytes(),
+            "index": np.ascontiguousarray(self.table, np.int64).tobytes(),
+        }
+        for kind, content in contents.items():
+            write_atomic(folder / f"{name}.{kind}", content)
         description = {
             "format": FORMAT,
             "dtype": str(self.tokens.dtype),
             "tokens": len(self.tokens),
+            "where": len(self.where),
             "examples": len(self),
             "columns": list(COLUMNS),
             "regions": list(self.regions),
             "documents": list(self.documents),
-            "sha256": {
-                "tokens": hashlib.sha256(tokens).hexdigest(),
-                "index": hashlib.sha256(index).hexdigest(),
-            },
+            "sha256": {kind: hashlib.sha256(content).hexdigest() for kind, content in contents.items()},
         }
         write_atomic(folder / f"{name}.json", json.dumps(description, indent=1, ensure_ascii=False) + "\n")
 
@@ -161,8 +211,12 @@ class ExampleStore(Sequence[Example]):
                     f"{path} was written by another version of headtohead: delete {folder} and start again"
                 )
             dtype, tokens = np.dtype(description["dtype"]), description["tokens"]
-            examples = description["examples"]
-            sizes = {"tokens": tokens * dtype.itemsize, "index": examples * len(COLUMNS) * 8}
+            examples, where = description["examples"], description["where"]
+            sizes = {
+                "tokens": tokens * dtype.itemsize,
+                "where": where * 4,
+                "index": examples * len(COLUMNS) * 8,
+            }
             sums, documents, regions = description["sha256"], description["documents"], description["regions"]
             wanted = {kind: sums[kind] for kind in sizes}
         except (KeyError, TypeError, ValueError):
@@ -183,8 +237,9 @@ class ExampleStore(Sequence[Example]):
         if not examples:
             return cls(np.empty(0, dtype), np.empty((0, len(COLUMNS)), np.int64), documents, regions)
         flat = np.memmap(folder / f"{name}.tokens", dtype, mode="r") if tokens else np.empty(0, dtype)
+        places = np.memmap(folder / f"{name}.where", np.int32, mode="r") if where else None
         index = np.memmap(folder / f"{name}.index", np.int64, mode="r", shape=(examples, len(COLUMNS)))
-        return cls(flat, index, documents, regions)
+        return cls(flat, index, documents, regions, places)
 
 
 def order(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
