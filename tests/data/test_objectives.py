@@ -65,7 +65,9 @@ def test_windows_are_of_nearly_one_size_and_begin_at_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "objective", [PrefixLM(), PrefixLM("random", 1), CausalLM()], ids=["middle", "random", "causal"]
+    "objective",
+    [PrefixLM(), PrefixLM(split="random", seed=1), CausalLM()],
+    ids=["middle", "random", "causal"],
 )
 @given(window=ANY_TEXT.filter(bool))
 def test_input_and_output_are_the_window(objective: PrefixLM | CausalLM, window: str) -> None:
@@ -78,9 +80,11 @@ def test_prefix_lm_cuts_near_the_middle_or_anywhere() -> None:
     found = windows(prose(1, 40_000), 384)
     middle = [len(PrefixLM().cut(w)[0].encode()) / len(w.encode()) for w in found]
     assert min(middle) > 0.45 and max(middle) <= 0.5
-    places = [len(PrefixLM("random").cut(w)[0].encode()) / len(w.encode()) for w in found]
+    places = [len(PrefixLM(split="random").cut(w)[0].encode()) / len(w.encode()) for w in found]
     assert min(places) < 0.15 and max(places) > 0.85
-    assert places != [len(PrefixLM("random", 2).cut(w)[0].encode()) / len(w.encode()) for w in found]
+    assert places != [
+        len(PrefixLM(split="random", seed=2).cut(w)[0].encode()) / len(w.encode()) for w in found
+    ]
 
 
 def test_restoration_takes_out_the_vowels() -> None:

@@ -167,12 +167,12 @@ TASKS: dict[str, Task] = {
     for task in (
         Task("causal-lm", "output", (CausalLM(),)),
         Task("causal-lm, all", "all", (CausalLM(),)),
-        Task("continuation", "output", (PrefixLM("middle"),)),
-        Task("continuation, all", "all", (PrefixLM("middle"),)),
-        Task("random-split", "output", (PrefixLM("random", seed=1),)),
+        Task("continuation", "output", (PrefixLM(),)),
+        Task("continuation, all", "all", (PrefixLM(),)),
+        Task("random-split", "output", (PrefixLM(split="random", seed=1),)),
         Task("restoration", "output", (Restoration(),)),
-        Task("mixture", "output", (PrefixLM("middle"), Restoration())),
-        Task("mixture, all", "all", (PrefixLM("middle"), Restoration())),
+        Task("mixture", "output", (PrefixLM(), Restoration())),
+        Task("mixture, all", "all", (PrefixLM(), Restoration())),
         Task("pairs", "output"),
     )
 }

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from headtohead.data.packing import fill, plan_rows
-from headtohead.data.shards import END, PAD, START, Example
+from headtohead.data.shards import END, PAD, SPECIAL, START, Example
 from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, Stream
 from headtohead.model.batch import Batch, Tokens
 from headtohead.model.budget import places, visible_pairs
+from headtohead.model.parts import TwoDimensional
 from headtohead.model.reach import check_supervision
 from headtohead.model.visibility import INPUT, OUTPUT, PADDING
 
@@ -53,6 +54,11 @@ class Layout:
         input      4  10  11   3  12   0        output     1  20  21   1  22   0
         position   0   1   2   0   1   0        position   3   4   5   2   3   0
         document   0   0   0   1   1  -1        targets   20  21   2  22   0   0
+
+    Holes answered in place (`Example.in_place`) are laid out as what is seen, with the answers as targets at
+    their own places: input 10 9 12 with the hole 1 and the answer 11 (9 is <mask>, 30 the mode) is
+
+        ids       30  10   9  12        targets    0   0  11   0        weights    0   0   1   0
     """
 
     def __init__(self, architecture: Architecture, supervise: Supervise, row: int, side: int) -> None:
@@ -64,6 +70,7 @@ class Layout:
         self._pairs: dict[tuple[int, int], int] = {}
         self._positions = np.arange(1 + max(row, 2 * side))
         self._context = architecture.context
+        self._two_dimensional = isinstance(architecture.positions, TwoDimensional)
 
     def width(self, stream: Stream) -> int:
         """Places in a row of this stream."""
@@ -86,29 +93,34 @@ class Layout:
         shape = (len(rows), self.width(stream))
         ids, position = np.full(shape, PAD, np.int64), np.zeros(shape, np.int64)
         document, part = np.full(shape, PADDING, np.int64), np.full(shape, INPUT, np.int64)
-        step = np.zeros(shape, np.int64)
+        step, anchor = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for r, row in enumerate(rows):
             at = 0
             for d, example in enumerate(row):
-                n, m = 1 + len(example.input), 1 + len(example.output)
+                n, m = (1 + held for held in example.held)
                 self._check_context(n + m)
                 start = at
                 if stream.holds != "output":
                     ids[r, at] = example.mode
                     ids[r, at + 1 : at + n] = example.input
+                    anchor[r, at : at + n] = self._positions[:n]
                     at += n
-                if stream.holds != "input":
+                if stream.holds != "input" and m:
                     ids[r, at] = START
-                    ids[r, at + 1 : at + m] = example.output
+                    ids[r, at + 1 : at + m] = example.shown if example.in_place else example.output
                     part[r, at : at + m] = OUTPUT
-                    step[r, at : at + m] = self._positions[1 : m + 1]
+                    if self._two_dimensional:
+                        anchor[r, at : at + m], step[r, at : at + m] = _by_span(example, n)
+                    else:
+                        step[r, at : at + m] = self._positions[1 : m + 1]
                     at += m
                 first = (
                     n if stream.holds == "output" else 0
                 )  # the output's positions continue after the input's
                 position[r, start:at] = self._positions[first : first + at - start]
                 document[r, start:at] = d
-        return Tokens(*(torch.from_numpy(array) for array in (ids, position, document, part, step)))
+        arrays = (ids, position, document, part, step, anchor)
+        return Tokens(*map(torch.from_numpy, arrays[: 6 if self._two_dimensional else 5]))
 
     def _check_context(self, tokens: int) -> None:
         if self._context is not None and tokens > self._context:
@@ -126,7 +138,16 @@ class Layout:
         for r, row in enumerate(rows):
             at = 0
             for example in row:
-                n, m = len(example.input), len(example.output)
+                n, m = example.held
+                if example.in_place:
+                    assert example.where is not None
+                    # The mode token before the input, <start> before what else is shown.
+                    places = at + 1 + example.where + (example.where >= n)
+                    targets[r, places], weights[r, places] = example.output, 1
+                    owner[r, places], scored[r, places] = number, example.text
+                    at += 1 + n + 1 + m
+                    number += 1
+                    continue
                 if stream.holds == "both":
                     if self.supervise == "all":
                         targets[r, at : at + n] = example.input
@@ -135,7 +156,7 @@ class Layout:
                     at += 1 + n
                 last = at + m  # the place of the last output token
                 targets[r, at:last] = example.output
-                scored[r, at:last] = True
+                scored[r, at:last] = example.text
                 if example.ends:
                     targets[r, last] = END
                 weights[r, at : last + example.ends] = 1
@@ -146,10 +167,13 @@ class Layout:
 
     def supervised(self, example: Example) -> int:
         """Targets of an example that carry loss."""
+        if example.in_place:
+            return len(example.output)
         return len(example.output) + example.ends + (len(example.input) if self.supervise == "all" else 0)
 
     def visible_pairs(self, input: int, output: int) -> int:
-        """Visible (query, key, head) triples of an example of so many tokens, over all reads and layers.
+        """Visible (query, key, head) triples of an example that holds so many tokens (`Example.held`), over all
+        reads and layers.
 
         Counted by the rules on the example alone (`model.budget`): a packed row holds the sum of its
         examples, since every rule is confined to one document.
@@ -158,6 +182,27 @@ class Layout:
         if key not in self._pairs:
             self._pairs[key] = visible_pairs(self.architecture, 1 + input, 1 + output)
         return self._pairs[key]
+
+
+def _by_span(example: Example, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Anchor and step of <start> and of each output token, for two-dimensional positions.
+
+    An output that stands for no places is one span at the end of the `n` places of the input. A special token
+    begins the span of the token after it, and counts as its first place, as <start> does.
+    """
+    m = 1 + (len(example.shown) if example.in_place else len(example.output))
+    if example.where is None or example.in_place:
+        return np.full(m, n - 1), np.arange(1, m + 1)
+    anchor = np.concatenate(
+        [[SPECIAL], np.where(example.text, 1 + example.where, SPECIAL)]
+    )  # 1: the mode token
+    step = np.ones(m, np.int64)
+    for i in range(1, m):
+        step[i] = 1 if anchor[i] == SPECIAL else step[i - 1] + 1
+    following = n - 1
+    for i in range(m - 1, -1, -1):
+        following = anchor[i] = following if anchor[i] == SPECIAL else anchor[i]
+    return anchor, step
 
 
 @dataclass
@@ -187,7 +232,7 @@ class Ledger:
         """Count a batch of these rows, that a network was trained on."""
         shown = 0
         for example in chain.from_iterable(rows):
-            n, m = len(example.input), len(example.output)
+            n, m = example.held
             self.examples += 1
             self.bytes_shown += example.input_bytes + example.output_bytes
             self.tokens_supervised += layout.supervised(example)

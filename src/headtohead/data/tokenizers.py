@@ -104,8 +104,12 @@ class BPETokenizer:
     def vocabulary(self) -> int:
         return self._tokenizer.get_vocab_size(with_added_tokens=False)
 
-    @cached_property
+    @property
     def sizes(self) -> npt.NDArray[np.int64]:
+        return self._sizes
+
+    @cached_property
+    def _sizes(self) -> npt.NDArray[np.int64]:
         # A character of a byte-level token is a byte.
         text = [len(self._tokenizer.id_to_token(i) or "") for i in range(FIRST, self._text_ends)]
         return np.array([0] * FIRST + text + [0] * len(self.extra), np.int64)

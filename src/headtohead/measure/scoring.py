@@ -73,8 +73,8 @@ def _scored(
 ) -> Iterator[tuple[list[int], Batch, Tensor]]:
     """Examples in batches of one shape: their numbers in the batch's order, the batch, nats (B, T)."""
     rows = plan_rows(
-        [len(e.input) for e in examples],
-        [len(e.output) for e in examples],
+        [e.held[0] for e in examples],
+        [e.held[1] for e in examples],
         range(len(examples)),
         row=layout.row,
         side=layout.side,

@@ -17,7 +17,9 @@ from headtohead.model.visibility import Coordinates
 class Tokens:
     """Rows of one stream, integer tensors (B, T): ids, and where each token stands (see `Coordinates`).
 
-    `step` is a token's place within the output: 1, 2, …, and 0 for the input and for padding.
+    `step` is a token's place within the output: 1, 2, …, and 0 for the input and for padding; under
+    two-dimensional positions, its place within its span. `anchor` is the position of the input that its span
+    stands for (its own, for a token of the input); None: the input's last.
     """
 
     ids: Tensor
@@ -25,10 +27,12 @@ class Tokens:
     document: Tensor
     part: Tensor
     step: Tensor
+    anchor: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Tokens:
         """The same change to each of the tensors."""
-        return Tokens(*map(function, (self.ids, self.position, self.document, self.part, self.step)))
+        changed = map(function, (self.ids, self.position, self.document, self.part, self.step))
+        return Tokens(*changed, anchor=None if self.anchor is None else function(self.anchor))
 
     @property
     def coordinates(self) -> Coordinates:

@@ -222,7 +222,7 @@ class Transformer(nn.Module):
             x = x + sinusoids(where, table.shape[1], a.positions.base)
         if isinstance(a.positions, TwoDimensional):
             # An output stands where the input's last token does, and counts its own steps.
-            anchor = (where - tokens.step).clamp(min=0)
+            anchor = (where - tokens.step).clamp(min=0) if tokens.anchor is None else tokens.anchor
             x = x + F.embedding(anchor, self.anchors[name]) + F.embedding(tokens.step, self.steps[name])
         if a.embeddings.segments:
             x = x + F.embedding(tokens.part, self.segments[name])

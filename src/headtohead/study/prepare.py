@@ -35,7 +35,7 @@ from headtohead.study.plan import DataSettings, Study
 
 PARTS = ("train", "tune", "test")
 SCORED_PARTS = ("tune", "test")
-FORMAT = 2
+FORMAT = 3
 """Of data.json: what another version prepared is made again."""
 OBJECTIVES: dict[str, Callable[[], Objective]] = {"continuation": PrefixLM, "restoration": Restoration}
 
@@ -204,7 +204,7 @@ def _tokenizer(settings: DataSettings, texts: Any) -> Tokenizer:
 
 def _bytes_per_token(store: ExampleStore) -> float:
     """Of the outputs alone: inputs without vowels are no text to measure a tokenizer by."""
-    return round(float(store.column("output_bytes").sum() / max(1, store.lengths_out.sum())), 3)
+    return round(float(store.column("output_bytes").sum() / max(1, store.column("output").sum())), 3)
 
 
 def _size(splits: Splits[Any], part: str, store: ExampleStore) -> dict[str, int]:
@@ -284,7 +284,7 @@ def scored_rows(
         store = ExampleStore.open(folder, part)
         scored = [store[int(i)] for i in held_out(store, count, regions)]
         for example in (*scored, *wrong_inputs(scored)):
-            n, m = 1 + len(example.input), 1 + len(example.output)
+            n, m = (1 + held for held in example.held)
             row, side = max(row, n + m), max(side, n, m)
     return _rounded(row, settings.row), _rounded(side, settings.side)
 

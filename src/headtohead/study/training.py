@@ -247,9 +247,7 @@ def _flops_counter(layout: Layout) -> Callable[[Any], float]:
         return flops(layout.architecture, 1 + input, 1 + output, supervised)["training"]
 
     def of_batch(batch: Shown) -> float:
-        return float(
-            sum(of_one(len(e.input), len(e.output), layout.supervised(e)) for row in batch.rows for e in row)
-        )
+        return float(sum(of_one(*e.held, layout.supervised(e)) for row in batch.rows for e in row))
 
     return of_batch
 
