@@ -78,7 +78,9 @@ def tokens_of(stream: Stream, example: Example) -> list[Token]:
     """One example in a stream: the mode, the input, <start>, the output; positions count through all of
     it.
     """
-    ids = [example.mode, *map(int, example.input), START, *map(int, example.output)]
+    written = example.shown if example.in_place else example.output
+    ids = [example.mode, *map(int, example.input)]
+    ids += [] if example.in_place and not len(written) else [START, *map(int, written)]
     first = 1 + len(example.input)
     whole = [Token(p, 0, INPUT if p < first else OUTPUT, id) for p, id in enumerate(ids)]
     return {"input": whole[:first], "output": whole[first:], "both": whole}[stream.holds]
@@ -93,7 +95,7 @@ class Plain:
     """One network on one example: everything it does, said once."""
 
     def __init__(self, a: Architecture, weights: Mapping[str, np.ndarray], example: Example) -> None:
-        self.a, self.weights = a, weights
+        self.a, self.weights, self.example = a, weights, example
         self.tokens = {stream.name: tokens_of(stream, example) for stream in a.streams}
 
     def logits(self) -> np.ndarray:
@@ -134,13 +136,27 @@ class Plain:
             angles = np.outer(where, a.positions.base ** (-2 * np.arange(half) / x.shape[1]))
             x = x + np.concatenate((np.sin(angles), np.cos(angles)), axis=1)[:, : x.shape[1]]
         if isinstance(a.positions, TwoDimensional):
-            first = self.first_of_output()
-            anchors = [t.position if t.part == INPUT else first - 1 for t in tokens]
-            steps = [0 if t.part == INPUT else 1 + t.position - first for t in tokens]
+            pairs = [self.two_dimensional(t) for t in tokens]
+            anchors, steps = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             x = x + w[f"anchors.{name}"][anchors] + w[f"steps.{name}"][steps]
         if a.embeddings.segments:
             x = x + w[f"segments.{name}"][[t.part for t in tokens]]
         return self.norm(x, f"embedding_norms.{name}") if a.embeddings.norm else x
+
+    def two_dimensional(self, token: Token) -> tuple[int, int]:
+        """GLM's positions: where in the input the token's span belongs, and which of its places it is."""
+        if token.part == INPUT:
+            return token.position, 0
+        first, example = self.first_of_output(), self.example
+        place = token.position - first  # 0 is <start>
+        stands = [] if example.where is None or example.in_place else [int(w) for w in example.where]
+        if not stands:
+            return first - 1, 1 + place
+        # <start> and each special token count with the span that comes after them.
+        spans = [-1, *stands]
+        after = next((s for s in spans[place:] if s >= 0), -1)
+        begins = max(i for i in range(place + 1) if spans[i] < 0)
+        return (1 + after if after >= 0 else first - 1), 1 + place - begins
 
     def first_of_output(self) -> int:
         return min(t.position for tokens in self.tokens.values() for t in tokens if t.part == OUTPUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from tests.laws.cells import Cell
@@ -18,7 +19,8 @@ Streams = Mapping[str, Tokens]
 
 
 def fields(tokens: Tokens) -> tuple[Tensor, ...]:
-    return tokens.ids, tokens.position, tokens.document, tokens.part, tokens.step
+    all_but_last = (tokens.ids, tokens.position, tokens.document, tokens.part, tokens.step)
+    return all_but_last if tokens.anchor is None else (*all_but_last, tokens.anchor)
 
 
 def taken(tokens: Tokens, rows: Tensor | slice | list[int]) -> Tokens:
@@ -43,9 +45,8 @@ def gathered(tokens: Tokens, chosen: Tensor) -> tuple[Tokens, Tensor]:
     width = int(chosen.sum(dim=1).max())
     order = torch.argsort((~chosen).int(), dim=1, stable=True)[:, :width]
     kept = chosen.gather(1, order)
-    ids, position, document, part, step = (field.gather(1, order) for field in fields(tokens))
-    document = document.masked_fill(~kept, PADDING)
-    return Tokens(ids * kept, position * kept, document, part * kept, step * kept), order
+    found = tokens.map(lambda field: field.gather(1, order) * kept)
+    return replace(found, document=found.document.masked_fill(~kept, PADDING)), order
 
 
 def cached(model: Transformer, streams: Streams, *, one_by_one: bool = False) -> tuple[Tensor, Tensor]:
@@ -68,7 +69,8 @@ def cached(model: Transformer, streams: Streams, *, one_by_one: bool = False) ->
             first[stream.name] = gathered(tokens, real & ~grows)
         if (real & grows).any():
             later[stream.name] = gathered(tokens, real & grows)
-    states = torch.zeros(*streams[last].ids.shape, model.architecture.d_model)
+    width = model.architecture.width(model.architecture.output_stream).d_model
+    states = torch.zeros(*streams[last].ids.shape, width, dtype=next(model.parameters()).dtype)
     run = torch.zeros(streams[last].ids.shape, dtype=torch.bool)
 
     def feed(part: dict[str, tuple[Tokens, Tensor]]) -> None:
@@ -114,5 +116,6 @@ def supervised_tokens(cell: Cell, example: Example) -> list[int]:
     """The targets of an example in order, as the contract says them: the input's if all are asked for, the
     output's, and <end> where the output really ends.
     """
+    assert example.in_place == (cell.task.supervise == "holes")
     asked = [int(i) for i in example.input] if cell.task.supervise == "all" else []
     return [*asked, *map(int, example.output), *([2] if example.ends else [])]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.laws.cells import Cell, cells
-from tests.laws.running import taken
+from tests.laws.running import fields, taken
 from tests.laws.test_same_answer import assert_same_gradients, loss_and_gradients
 
 from headtohead.data.layouts import plan_rows
@@ -81,12 +81,7 @@ def _together(first: Batch, second: Batch) -> Batch:
         return torch.cat([getattr(first, name), getattr(second, name)])
 
     streams = {
-        name: type(tokens)(
-            *(
-                torch.cat(pair)
-                for pair in zip(vars(tokens).values(), vars(second.streams[name]).values(), strict=True)
-            )
-        )
+        name: type(tokens)(*map(torch.cat, zip(fields(tokens), fields(second.streams[name]), strict=True)))
         for name, tokens in first.streams.items()
     }
     return Batch(streams, *(join(name) for name in ("targets", "weights", "example", "scored")))
@@ -96,7 +91,7 @@ def _together(first: Batch, second: Batch) -> Batch:
 @torch.no_grad()
 def test_rows_of_padding_and_the_order_of_rows_change_nothing(cell: Cell) -> None:
     examples = cell.examples
-    lengths = ([len(e.input) for e in examples], [len(e.output) for e in examples])
+    lengths = ([e.held[0] for e in examples], [e.held[1] for e in examples])
     rows = [[examples[i] for i in row] for row in plan_rows(*lengths, range(len(examples)), row=60, side=34)]
     batch = cell.layout().batch([*rows, []])
     h = cell.model.hidden(batch.streams)

@@ -13,6 +13,7 @@ from tests.laws import plain
 from tests.laws.cells import TEXTS, Cell, cells
 from tests.laws.running import Streams, cached, plainly, supervised_tokens, taken, with_ids
 
+from headtohead.data.tokenizers import FIRST
 from headtohead.model.parts import Rope
 from headtohead.model.reach import reach
 from headtohead.model.visibility import PADDING, Coordinates
@@ -137,7 +138,7 @@ def _mask(cell: Cell, streams: Streams, stream: str, read) -> np.ndarray:
     return plain.mask(read.visibility, plainly(streams[stream], 0), plainly(streams[read.keys], 0), heads)
 
 
-@pytest.mark.parametrize("cell", cells("no answer sees itself"))
+@pytest.mark.parametrize("cell", cells("no answer sees itself", holes=False))
 @torch.no_grad()
 def test_no_answer_sees_itself_or_what_follows(cell: Cell) -> None:
     """At the level of the task: rewriting an example from target t on changes no prediction up to t.
@@ -164,6 +165,26 @@ def test_no_answer_sees_itself_or_what_follows(cell: Cell) -> None:
             assert difference <= UNCHANGED, f"the prediction of target {t} or an earlier one saw target {t}"
             if t + 1 < len(places):
                 assert (h[t + 1, places[t + 1]] - h[0, places[t + 1]]).abs().max() > CHANGED
+
+
+@pytest.mark.parametrize("cell", cells(written=False))
+def test_what_is_hidden_is_nowhere_to_be_seen(cell: Cell) -> None:
+    """Holes answered in place: at its place stands the mask, a random token or, one time in ten, itself; and
+    another answer is another target, nothing else.
+    """
+    for example in cell.examples[:6]:
+        assert example.where is not None and len(example.output)
+        batch = cell.layout(40, 24).batch([[example]])
+        places = batch.weights[0].nonzero().squeeze(1)
+        assert batch.targets[0, places].tolist() == supervised_tokens(cell, example)
+        (tokens,) = batch.streams.values()
+        whole = tokens.ids[0].clone()
+        whole[places] = batch.targets[0, places]
+        text = whole[(tokens.document[0] != PADDING) & (whole >= FIRST) & (whole < FIRST + 256)]
+        assert len(text) == sum(e.held[0] for e in [example]) + len(example.shown)
+        other = replace(example, output=np.array([(t - FIRST + 101) % 256 + FIRST for t in example.output]))
+        again = cell.layout(40, 24).batch([[other]])
+        assert torch.equal(again.streams[cell.architecture.output_stream.name].ids, tokens.ids)
 
 
 @pytest.mark.parametrize("cell", cells(tasks=False))

@@ -187,8 +187,8 @@ FAULTS = (
     Fault(
         "the encoder sees the output: the layout shows it the whole example",
         Layout._tokens,
-        'if stream.holds != "input":',
-        "if True:",
+        'if stream.holds != "input" and m:',
+        "if m:",
         (
             on(NO_ANSWER_SEES_ITSELF, "redllm", "continuation"),
             on(NO_ANSWER_SEES_ITSELF, "redllm-causal-encoder", "continuation"),

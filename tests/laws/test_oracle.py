@@ -15,7 +15,7 @@ from tests.laws import plain
 from tests.laws.cells import Cell, cells
 from tests.laws.running import supervised_tokens
 
-from headtohead.data.shards import END
+from headtohead.data.shards import END, Example
 
 
 @lru_cache
@@ -24,15 +24,22 @@ def plain_nats(cell: Cell, number: int) -> np.ndarray:
     example = cell.examples[number]
     weights = {n: p.detach().double().numpy() for n, p in cell.model.state_dict().items()}
     logits = plain.logits(cell.architecture, weights, example)
-    n, m = len(example.input), len(example.output)
-    ends = m + example.ends
-    first = 1 + n if cell.architecture.output_stream.holds == "both" else 0
-    places = [*(range(n) if cell.task.supervise == "all" else ()), *range(first, first + ends)]
+    places = places_of_targets(cell, example)
     targets = supervised_tokens(cell, example)
     assert len(places) == len(targets) and (not example.ends or targets[-1] == END)
     chosen = logits[places]
     log_z = np.log(np.exp(chosen).sum(axis=1))
     return log_z - chosen[np.arange(len(targets)), targets]
+
+
+def places_of_targets(cell: Cell, example: Example) -> list[int]:
+    """Where in the last stream, of this example alone, each supervised token is told."""
+    n, m = len(example.input), len(example.output)
+    if example.in_place:
+        assert example.where is not None
+        return [1 + int(w) + (w >= n) for w in example.where]  # the mode token; <start> before what is shown
+    first = 1 + n if cell.architecture.output_stream.holds == "both" else 0
+    return [*(range(n) if cell.task.supervise == "all" else ()), *range(first, first + m + example.ends)]
 
 
 @pytest.mark.parametrize("cell", cells())

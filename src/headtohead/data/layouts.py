@@ -8,12 +8,12 @@ restart at 0, and no label crosses from one to the next.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from headtohead.data.packing import fill, plan_rows
+from headtohead.data.packing import Supervise, fill, plan_rows
 from headtohead.data.shards import END, PAD, SPECIAL, START, Example
 from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, Stream
@@ -25,14 +25,13 @@ from headtohead.model.visibility import INPUT, OUTPUT, PADDING
 
 __all__ = ["Layout", "Ledger", "Supervise", "fill", "plan_rows"]
 
-Supervise = Literal["output", "all"]
-
 
 class Layout:
     """Makes the batches of one architecture from rows of examples.
 
-    supervise: "output" (the loss is on the output) or "all" (a decoder that also predicts its input; only for
-    one stream, since the input stream of two predicts nothing).
+    supervise: "output" (the loss is on the output), "all" (a decoder that also predicts its input; only for
+    one stream, since the input stream of two predicts nothing) or "holes" (the examples are answered in place;
+    for one stream too). Examples of the other form are an error.
 
     Worked example, one stream with row = 12, a row of two examples: input 10 11, output 20 21 that ends (mode
     <restore>, 4), and input 12, output 22 that goes on (mode <continue>, 3). <start> is 1, <end> is 2, <pad>
@@ -62,7 +61,10 @@ class Layout:
     """
 
     def __init__(self, architecture: Architecture, supervise: Supervise, row: int, side: int) -> None:
-        check_supervision(architecture, supervise)
+        if supervise == "holes":
+            _check_holes(architecture)
+        else:
+            check_supervision(architecture, supervise)
         self.architecture = architecture
         self.supervise: Supervise = supervise
         self.row = row
@@ -75,6 +77,14 @@ class Layout:
     def width(self, stream: Stream) -> int:
         """Places in a row of this stream."""
         return self.row if stream.holds == "both" else self.side
+
+    def _check_form(self, example: Example) -> None:
+        if example.in_place != (self.supervise == "holes"):
+            form = "holes to be answered in place" if example.in_place else "an output to be written"
+            raise UserError(
+                f"{self.architecture.name} is supervised on '{self.supervise}', and an example of the region "
+                f"{example.region} has {form}: set supervise = '{'holes' if example.in_place else 'output'}'"
+            )
 
     def batch(self, rows: Sequence[Sequence[Example]]) -> Batch:
         """Rows of examples (as planned by `plan_rows`) as a batch of B = len(rows); an empty row is all
@@ -97,6 +107,7 @@ class Layout:
         for r, row in enumerate(rows):
             at = 0
             for d, example in enumerate(row):
+                self._check_form(example)
                 n, m = (1 + held for held in example.held)
                 self._check_context(n + m)
                 start = at
@@ -167,7 +178,7 @@ class Layout:
 
     def supervised(self, example: Example) -> int:
         """Targets of an example that carry loss."""
-        if example.in_place:
+        if self.supervise == "holes":
             return len(example.output)
         return len(example.output) + example.ends + (len(example.input) if self.supervise == "all" else 0)
 
@@ -182,6 +193,14 @@ class Layout:
         if key not in self._pairs:
             self._pairs[key] = visible_pairs(self.architecture, 1 + input, 1 + output)
         return self._pairs[key]
+
+
+def _check_holes(a: Architecture) -> None:
+    if a.two_streams:
+        raise UserError(
+            f"{a.name}: supervise = 'holes' needs a network of one stream: of two, the stream that holds the text "
+            "with its holes predicts nothing"
+        )
 
 
 def _by_span(example: Example, n: int) -> tuple[np.ndarray, np.ndarray]:

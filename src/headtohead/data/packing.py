@@ -1,12 +1,15 @@
 """Packing: examples into rows, from their lengths alone, the same rows for every arm. Imports no torch."""
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
 from headtohead.errors import UserError
 
 Lengths = Sequence[int] | np.ndarray
+Supervise = Literal["output", "all", "holes"]
+"""Which tokens carry loss: see `Layout`."""
 
 
 def plan_rows(

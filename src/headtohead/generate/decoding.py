@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from headtohead.data.layouts import Layout
-from headtohead.data.objectives import Example
-from headtohead.data.shards import END
+from headtohead.data.shards import END, Example
 from headtohead.data.tokenizers import FIRST
 from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture
@@ -82,7 +81,7 @@ def _check_append_only(architecture: Architecture, input_length: int, output_len
 
 def prompts(layout: Layout, examples: Sequence[Example]) -> Mapping[str, Tokens]:
     """Each example's input and the start of its output, one example a row, cut to the longest."""
-    empty = [[replace(example, output=example.output[:0], ends=False)] for example in examples]
+    empty = [[replace(example, output=example.output[:0], ends=False, where=None)] for example in examples]
     streams = layout.batch(empty).streams
     longest = {name: int((tokens.document != PADDING).sum(dim=1).max()) for name, tokens in streams.items()}
     return {name: tokens.map(lambda part, n=longest[name]: part[:, :n]) for name, tokens in streams.items()}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headtohead.model.architecture import Architecture, Read, Stream
+from headtohead.model.batch import wide
 from headtohead.model.linear import Extent, Features, LinearState, attend_pairs, attend_sums, features
 from headtohead.model.positions import rotate
 
@@ -37,7 +38,7 @@ class Mask(NamedTuple):
         if bias is None:
             added = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, HIDDEN)
         else:
-            added = bias.float().masked_fill(~visible, HIDDEN)
+            added = wide(bias).masked_fill(~visible, HIDDEN)
         return Mask(visible, added, visible.any(dim=-1, keepdim=True), bias is not None)
 
 
@@ -63,7 +64,7 @@ def attend_reference(
     scoring = scoring or Scoring(q.shape[-1] ** -0.5)
     each = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(each, dim=1), v.repeat_interleave(each, dim=1)
-    scores = scoring.capped((q @ k.transpose(-2, -1)).float() * scoring.scale)
+    scores = scoring.capped(wide(q @ k.transpose(-2, -1)) * scoring.scale)
     scores = (scores + mask.added).masked_fill(~mask.visible, float("-inf"))
     weights = scores.softmax(dim=-1)
     weights = weights.masked_fill(~mask.visible, 0.0)  # a row with nothing visible is NaN before this
@@ -228,7 +229,7 @@ class Attention(nn.Module):
             k, v = k.repeat_interleave(each, dim=1), v.repeat_interleave(each, dim=1)
         q, k = features(q), features(k)
         turns = (q, k) if turned is None else (rotate(q, turned), rotate(k, turned))
-        found = Features(q, k, *turns, v.float())
+        found = Features(q, k, *turns, wide(v))
         weights = None
         if reference and source.cache is None:
             heads, weights = attend_pairs(found, mask.visible)
@@ -246,7 +247,7 @@ class Attention(nn.Module):
 
     def _unit(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """RMS norm over the last dimension, in fp32."""
-        return F.rms_norm(x.float(), (x.shape[-1],), weight, self.norms.epsilon)
+        return F.rms_norm(wide(x), (x.shape[-1],), weight, self.norms.epsilon)
 
     @staticmethod
     def _kept(cache: LayerCache | LinearState) -> LayerCache:

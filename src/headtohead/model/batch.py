@@ -8,9 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from headtohead.model.visibility import Coordinates
+
+
+def wide(x: Tensor) -> Tensor:
+    """In fp32 at least: what norms, softmaxes and losses are computed in. fp64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 @dataclass(frozen=True)

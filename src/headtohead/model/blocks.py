@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from headtohead.model.architecture import Architecture, Layer, Stream
 from headtohead.model.attention import Attention, KeySource, Mask
+from headtohead.model.batch import wide
 from headtohead.model.parts import GATED, FeedForward, Norms
 
 
@@ -29,8 +30,8 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.centred:
-            return F.layer_norm(x.float(), (x.shape[-1],), self.weight, self.bias, self.epsilon)
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.epsilon)
+            return F.layer_norm(wide(x), (x.shape[-1],), self.weight, self.bias, self.epsilon)
+        return F.rms_norm(wide(x), (x.shape[-1],), self.weight, self.epsilon)
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headtohead.model.batch import wide
 from headtohead.model.visibility import INPUT, PADDING, Rule, anticausal, causal, full, prefix
 
 CHUNK = 64
@@ -34,7 +35,7 @@ class Extent(NamedTuple):
 
 def features(x: Tensor) -> Tensor:
     """φ in fp32."""
-    return F.elu(x.float()) + 1
+    return F.elu(wide(x)) + 1
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from headtohead.model.architecture import Architecture, Layer, Read, Stream
 from headtohead.model.attention import KeySource, LayerCache, Mask, Recorder
-from headtohead.model.batch import Batch, Tokens
+from headtohead.model.batch import Batch, Tokens, wide
 from headtohead.model.blocks import Block, HeadTransform, Norm, initialise
 from headtohead.model.linear import LinearState, extent
 from headtohead.model.loss import Head, LossSums, cross_entropy_sums
@@ -166,8 +166,8 @@ class Transformer(nn.Module):
         return self.next_logits(self.hidden(batch.streams))
 
     def next_logits(self, h: Tensor) -> Tensor:
-        """Logits (…, V) in fp32 of final states (…, d)."""
-        return self.head.logits(self._transformed(h)).float()
+        """Logits (…, V) in fp32 (fp64 of a network in fp64) of final states (…, d)."""
+        return wide(self.head.logits(self._transformed(h)))
 
     def loss(self, batch: Batch, z_loss: float = 0.0) -> LossSums:
         """Sums over the places that carry loss; see `LossSums`."""
@@ -317,8 +317,8 @@ class Transformer(nn.Module):
         width = self.architecture.width(stream)
         if read.mixer == "linear":
             shape = (x.shape[0], width.heads, width.d_head)
-            sums = torch.zeros(*shape, width.d_head, dtype=torch.float32, device=x.device)
-            return LinearState(sums, torch.zeros(shape, dtype=torch.float32, device=x.device))
+            totals = torch.zeros(shape, dtype=wide(x[:0]).dtype, device=x.device)
+            return LinearState(totals.new_zeros(*shape, width.d_head), totals)
         dtype = (
             torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         )

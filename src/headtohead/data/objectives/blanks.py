@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from headtohead.data.objectives.base import END_OF_BLANK, MASK, Codes, Draws, Made, Objective
-from headtohead.data.objectives.spans import Span
+from headtohead.data.objectives.spans import Rate, Span
 from headtohead.data.objectives.words import sentences
 from headtohead.data.shards import SPECIAL
 
 MEAN_SPAN = 3.0
 """The Poisson mean of a span's length."""
-SHARE = 0.15
 SHORTEST_SHARE = 0.5
 """Of the one long span of "document"."""
 
@@ -53,12 +52,13 @@ def blanked(
 
 
 class BlankInfilling(Objective):
-    """GLM's objective. `spans`: "short" (lengths from a Poisson distribution, 15 % of the tokens), "sentences"
-    (whole sentences, 15 %), or "document" (one span of 50 to 100 % of the text).
+    """GLM's objective. `spans`: "short" (lengths from a Poisson distribution, `rate` of the tokens), "sentences"
+    (whole sentences, about that), or "document" (one span of 50 to 100 % of the text).
     """
 
     kind: Literal["glm"] = "glm"
     spans: Literal["short", "sentences", "document"] = "short"
+    rate: Rate = 0.15
     seed: int = 0
 
     @property
@@ -89,7 +89,7 @@ class BlankInfilling(Objective):
             size = max(1, round(length * (SHORTEST_SHARE + (1 - SHORTEST_SHARE) * draws.uniform())))
             start = draws.below(length - size + 1)
             return [(start, start + size)]
-        wanted = max(1, round(SHARE * length))
+        wanted = max(1, round(self.rate * length))
         if self.spans == "sentences":
             return _sentence_spans(pieces, wanted, draws)
         sizes: list[int] = []
