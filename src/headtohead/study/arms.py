@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from headtohead.data import sense
 from headtohead.errors import UserError, about
 from headtohead.model.architecture import Architecture
 from headtohead.model.budget import Parameters, parameters
-from headtohead.model.matching import match_parameters
+from headtohead.model.matching import On, match, quantity
 from headtohead.model.presets import architecture
 from headtohead.model.reach import check_supervision, crossing
 from headtohead.study.plan import Arm, Study
@@ -26,8 +27,8 @@ BYTE_VOCABULARY = 7 + 256
 
 @dataclass(frozen=True)
 class Matched:
-    """One arm's network. `mismatch` is total / target - 1, None for an arm that is matched to no other;
-    `changes` is what the solver did to the description, in words.
+    """One arm's network. `mismatch` is found / target - 1 in the quantity `on`, None for an arm that is matched
+    to no other; `changes` is what the solver did to the description, in words.
     """
 
     arm: Arm
@@ -36,6 +37,7 @@ class Matched:
     matched_to: str | None = None
     mismatch: float | None = None
     changes: tuple[str, ...] = ()
+    on: On = "parameters"
 
 
 def matched_arms(study: Study) -> dict[str, Matched]:
@@ -55,18 +57,30 @@ def matched_arms(study: Study) -> dict[str, Matched]:
             network = drawn[arm.key]
             found[arm.key] = Matched(arm, network, parameters(network))
             continue
-        if study.arm(arm.match).match is not None:
+        to, on = arm.match.to, arm.match.on
+        if study.arm(to).match is not None:
             raise UserError(
-                f"arm '{arm.key}' is matched to '{arm.match}', which is itself matched to another: "
+                f"arm '{arm.key}' is matched to '{to}', which is itself matched to another: "
                 "match both to that one"
             )
-        match = match_parameters(drawn[arm.key], parameters(drawn[arm.match])["total"], TOLERANCE)
-        sizes = parameters(match.architecture)
-        found[arm.key] = Matched(arm, match.architecture, sizes, arm.match, match.mismatch, match.changes)
+        example = (arm.match.input or 0, arm.match.output or 0)
+        with about(f"arm '{arm.key}'"):
+            target = quantity(on, *example)(drawn[to])
+            match_ = match(drawn[arm.key], target, on, *example, tolerance=TOLERANCE)
+        sizes = parameters(match_.architecture)
+        found[arm.key] = Matched(arm, match_.architecture, sizes, to, match_.mismatch, match_.changes, on=on)
     return found
 
 
 def _check(arm: Arm, network: Architecture) -> None:
+    if arm.objective is not None:
+        if arm.objective.in_place:
+            raise UserError(
+                f"arm '{arm.key}' learns to answer holes in place, and a study scores what is written after an "
+                "input: give it an objective that writes, such as 'prefix' or 'span-corruption'"
+            )
+        with about(f"arm '{arm.key}'"):
+            sense.check([arm.objective], network, arm.supervise)
     check_supervision(network, arm.supervise)
     if found := crossing(network):
         stream, read = found
@@ -120,7 +134,9 @@ def described(study: Study, arm: Arm) -> Architecture:
 
 def vocabulary(study: Study) -> int:
     """Token ids, special tokens included."""
-    return BYTE_VOCABULARY if study.data.tokenizer == "bytes" else study.data.vocabulary
+    if study.data.tokenizer == "bytes":
+        return BYTE_VOCABULARY + len(study.extra_tokens)
+    return study.data.vocabulary
 
 
 def _with_d_ff(streams: Any, d_ff: int) -> Any:

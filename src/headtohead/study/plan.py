@@ -14,16 +14,30 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     StringConstraints,
+    model_serializer,
     model_validator,
 )
 
+from headtohead.data.objectives import Objective, ObjectiveField, PrefixLM, Restoration
 from headtohead.errors import UserError
 from headtohead.files import read_json
-from headtohead.model.parts import Listed, Norms, Positions
+from headtohead.model.matching import On
+from headtohead.model.parts import (
+    Biases,
+    Embeddings,
+    FeedForward,
+    Head,
+    Listed,
+    Norms,
+    Positions,
+    Scores,
+)
 from headtohead.study.reading import read_toml, set_values
 from headtohead.train.recipe import Recipe
 from headtohead.validation import suggest, validated
@@ -48,6 +62,7 @@ Region = Literal["continuation", "restoration"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 DIMENSIONS: dict[str, str] = {
+    "objective": "what is learnt from a document",
     "depth": "layers in all streams together",
     "d_ff": "width of the feed-forward",
     "d_model": "width",
@@ -88,9 +103,14 @@ class DataSettings(Frozen):
     window_bytes: int = Field(ge=16)
     row: int = Field(ge=8, le=2**16)
     side: int = Field(ge=4, le=2**16)
+    restoration: Literal["vowels", "order"] = "vowels"
     regions: Listed[Region] = Field(default=("continuation", "restoration"), min_length=1)
     tune: float = Field(default=0.05, gt=0, lt=0.5)
     test: float = Field(default=0.08, gt=0, lt=0.5)
+
+    def objective(self, region: str) -> Objective:
+        """What cuts a window for a region."""
+        return PrefixLM() if region == "continuation" else Restoration(removed=self.restoration)
 
     def fits(self, input_tokens: int, output_tokens: int) -> bool:
         """Whether an example fits a row of one stream and both sides of two (`data.packing.plan_rows`)."""
@@ -98,23 +118,48 @@ class DataSettings(Frozen):
         return n + m <= self.row and max(n, m) <= self.side
 
 
-class Shared(Frozen):
-    """The sizes that all arms share; an arm's own `architecture` table goes over them.
+class NetworkParts(Frozen):
+    """What a study or an arm may say of a network beside its sizes and streams.
 
-    Positions and norms that are not said are those of an arm's preset, or the defaults where streams are
-    written out.
+    Each is taken whole: an arm's over the study's over those of the arm's preset, or the defaults where streams
+    are written out.
     """
+
+    positions: Positions | None = None
+    norms: Norms | None = None
+    key_heads: PositiveInt | None = None
+    feed_forward: FeedForward | None = None
+    scores: Scores | None = None
+    biases: Biases | None = None
+    embeddings: Embeddings | None = None
+    head: Head | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Sizes first, and without the later keys where nobody said them: a study that was written down before
+        there were these keys is written the same today.
+        """
+        said = write(self)
+        names = [k for k in said if k not in NetworkParts.model_fields] + list(NetworkParts.model_fields)
+        return {k: said[k] for k in names if said[k] is not None or k not in LATER_PARTS}
+
+
+LATER_PARTS = ("key_heads", "feed_forward", "scores", "biases", "embeddings", "head")
+
+
+class Shared(NetworkParts):
+    """What all arms share; an arm's own `architecture` table goes over it."""
 
     d_model: PositiveInt
     heads: PositiveInt
     d_head: PositiveInt
     d_ff: PositiveInt
-    positions: Positions | None = None
-    norms: Norms | None = None
 
 
-class ArmArchitecture(Frozen):
-    """An arm's network: a preset's streams, or streams written out; sizes of its own where they are given."""
+class ArmArchitecture(NetworkParts):
+    """An arm's network: a preset's streams, or streams written out; sizes and parts of its own where they are
+    given.
+    """
 
     preset: str | None = None
     depths: Listed[PositiveInt] | None = None
@@ -123,8 +168,6 @@ class ArmArchitecture(Frozen):
     heads: PositiveInt | None = None
     d_head: PositiveInt | None = None
     d_ff: PositiveInt | None = None
-    positions: Positions | None = None
-    norms: Norms | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -135,14 +178,63 @@ class ArmArchitecture(Frozen):
         return self
 
 
+def _on(value: Any) -> Any:
+    if value in ("supervised", "supervised_tokens", "tokens_supervised"):
+        raise ValueError("no shape of a network changes how many tokens carry loss: that is 'supervise'")
+    return value
+
+
+class Matching(Frozen):
+    """To which other arm a network is made equal, and in what.
+
+    `input` and `output`: places of the example that FLOPs and cache are counted for, special tokens included.
+    """
+
+    to: Key
+    on: Annotated[On, BeforeValidator(_on)] = "parameters"
+    input: PositiveInt | None = None
+    output: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        if self.on in ("parameters", "non_embedding"):
+            if self.input is not None or self.output is not None:
+                raise ValueError(
+                    f"on = '{self.on}' is the same for every length: leave 'input' and 'output' out"
+                )
+        elif self.input is None or self.output is None:
+            raise ValueError(f"on = '{self.on}' needs the tokens of an example: give 'input' and 'output'")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _short(self, write: SerializerFunctionWrapHandler) -> Any:
+        """The arm's name alone where that says all, as it can be written."""
+        return self.to if self.on == "parameters" else write(self)
+
+
+def _matching(value: Any) -> Any:
+    """``match = "prefix"`` is short for ``{ to = "prefix", on = "parameters" }``."""
+    if isinstance(value, str):
+        return {"to": value}
+    if value is not None and not isinstance(value, dict | Matching):
+        raise ValueError(
+            "name an arm in quotes, or write a table such as { to = 'prefix', on = 'cache_bytes' }"
+        )
+    return value
+
+
 class Arm(Frozen):
-    """One architecture under one way of supervising it."""
+    """One architecture under one way of supervising it.
+
+    `objective`: what it learns by, where that is not the study's regions in turn (`data.objectives`).
+    """
 
     key: Key
     label: Text
     note: str = ""
     supervise: Literal["output", "all"]
-    match: Key | None = None
+    objective: ObjectiveField | None = None
+    match: Annotated[Matching | None, BeforeValidator(_matching)] = None
     architecture: ArmArchitecture
 
 
@@ -234,11 +326,11 @@ class Study(Frozen):
         _unique(names, "contrasts")
         _unique([claim.key for claim in self.claims], "claims")
         for arm in self.arms:
-            if arm.match is not None and (arm.match == arm.key or arm.match not in keys):
+            if arm.match is not None and (arm.match.to == arm.key or arm.match.to not in keys):
                 others = [key for key in keys if key != arm.key]
                 raise ValueError(
-                    f"arm '{arm.key}' is matched to '{arm.match}', which is no other arm: "
-                    f"{suggest(arm.match, others)}"
+                    f"arm '{arm.key}' is matched to '{arm.match.to}', which is no other arm: "
+                    f"{suggest(arm.match.to, others)}"
                 )
         for contrast in self.contrasts:
             for end in (contrast.first, contrast.second):
@@ -274,6 +366,23 @@ class Study(Frozen):
     def arm(self, key: str) -> Arm:
         """The arm of that key."""
         return next(arm for arm in self.arms if arm.key == key)
+
+    @property
+    def own_objectives(self) -> dict[str, Objective]:
+        """The objectives that arms have of their own, each by the name of its training examples."""
+        distinct = {str(arm.objective): arm.objective for arm in self.arms if arm.objective is not None}
+        return {f"train-{number}": found for number, found in enumerate(distinct.values(), 1)}
+
+    def trains_on(self, arm: Arm) -> str:
+        """The name of an arm's training examples."""
+        own = self.own_objectives
+        return next((name for name in own if own[name] == arm.objective), "train")
+
+    @property
+    def extra_tokens(self) -> tuple[str, ...]:
+        """The special tokens that its objectives need at the end of the vocabulary."""
+        found = (objective.specials(self.data.window_bytes) for objective in self.own_objectives.values())
+        return tuple(dict.fromkeys(name for names in found for name in names))
 
     def recipe_for(
         self, rung: Rung | None, learning_rate: float, seed: int, steps: int, where: str = "recipe"
