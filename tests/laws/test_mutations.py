@@ -404,7 +404,7 @@ FAULTS = (
     ),
     Fault(
         "decoding counts positions one too far",
-        decoding.greedy,
+        decoding.written_after,
         "position + 1, written",
         "position + 2, written",
         (on(GREEDY, "decllm"), on(GREEDY, "redllm")),

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from headtohead.data.layouts import Layout
+from headtohead.data.objectives import wrong_inputs
 from headtohead.data.shards import CONTINUE, RESTORE, Example
 from headtohead.errors import UserError
 from headtohead.measure.scoring import (
@@ -122,7 +123,9 @@ def test_a_network_that_knows_nothing_pays_ln_v_for_each_output_token(network: A
     # 3 bytes a token in `some`: log2(30) / 3 bits per byte, whatever the mixture of lengths.
     assert bits_per_byte(examples, nats, "restoration") == pytest.approx(math.log2(VOCABULARY) / 3)
     assert math.isnan(bits_per_byte(examples, nats, "no such region"))
-    value = value_of_input(model, layout(network), examples, nats, ("continuation", "restoration"), 4)
+    value = value_of_input(
+        model, layout(network), examples, wrong_inputs(examples), nats, ("continuation", "restoration"), 4
+    )
     assert value == pytest.approx({"continuation": 0.0, "restoration": 0.0}, abs=1e-6)
 
 

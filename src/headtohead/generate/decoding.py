@@ -6,9 +6,10 @@ view of the input the architecture has, and each new token sees the cache throug
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Tokens
 from headtohead.model.transformer import Cache, Transformer
-from headtohead.model.visibility import OUTPUT, PADDING, Coordinates, sequence
+from headtohead.model.visibility import INPUT, OUTPUT, PADDING, Coordinates, sequence
 
 
 @torch.no_grad()
@@ -34,8 +35,27 @@ def greedy(
     Raises:
         UserError: the network can't write token by token, since a token of its output sees later ones.
     """
-    prompt = prompts(layout, examples)
-    _check_append_only(model.architecture, max(len(e.input) for e in examples), max_tokens)
+    never = [i for i in range(FIRST) if i != END]
+    return written_after(model, prompts(layout, examples), max_tokens, ends=(END,), never=never)
+
+
+@torch.no_grad()
+def written_after(
+    model: Transformer,
+    prompt: Mapping[str, Tokens],
+    max_tokens: int,
+    *,
+    ends: Collection[int],
+    never: Sequence[int] = (),
+) -> list[list[int]]:
+    """`greedy` after rows of raw ids: the prompt of each stream (B, T), padded on the right.
+
+    A row ends at any of `ends`, which is not returned; ids of `never` can't be chosen.
+
+    Raises:
+        UserError: the network can't write token by token, since a token of its output sees later ones.
+    """
+    _check_append_only(model.architecture, *_lengths(prompt, max_tokens))
     room = {name: tokens.ids.shape[1] + max_tokens for name, tokens in prompt.items()}
     cache = model.start_cache(room)
     growing = [s.name for s in model.architecture.streams if s.holds != "input"]
@@ -46,27 +66,36 @@ def greedy(
     position, written_so_far = (
         where.gather(1, last[:, None]) for where in (prompt[output].position, prompt[output].step)
     )
-    choice = _choose(model, h[torch.arange(len(last)), last])
-    written: list[list[int]] = [[] for _ in examples]
-    running = set(range(len(examples)))
+    choice = _choose(model, h[torch.arange(len(last)), last], never)
+    written: list[list[int]] = [[] for _ in last]
+    running = set(range(len(last)))
     for step in range(max_tokens):
         for row in list(running):
             token = int(choice[row])
-            if token == END:
+            if token in ends:
                 running.discard(row)
             else:
                 written[row].append(token)
         if not running or step == max_tokens - 1:
             break
         position, written_so_far = position + 1, written_so_far + 1
-        choice = _choose(model, _step(model, cache, growing, choice, position, written_so_far))
+        choice = _choose(model, _step(model, cache, growing, choice, position, written_so_far), never)
     return written
+
+
+def _lengths(prompt: Mapping[str, Tokens], max_tokens: int) -> tuple[int, int]:
+    """The longest input and the longest output that there will be."""
+    parts = {
+        part: max(int(((t.part == part) & (t.document != PADDING)).sum(dim=1).max()) for t in prompt.values())
+        for part in (INPUT, OUTPUT)
+    }
+    return parts[INPUT], parts[OUTPUT] + max_tokens
 
 
 def _check_append_only(architecture: Architecture, input_length: int, output_length: int) -> None:
     """Whether no token sees a later one of the output: only then do the states of written tokens stay as they are."""
-    where = sequence(1 + input_length, 1 + output_length)
-    written = Coordinates(*(axis[1 + input_length :] for axis in where))
+    where = sequence(input_length, output_length)
+    written = Coordinates(*(axis[input_length:] for axis in where))
     for stream in architecture.streams:
         for read in (read for layer in stream.layers for read in layer.reads):
             if architecture.stream(read.keys).holds == "input" or stream.holds == "input":
@@ -80,8 +109,14 @@ def _check_append_only(architecture: Architecture, input_length: int, output_len
 
 
 def prompts(layout: Layout, examples: Sequence[Example]) -> Mapping[str, Tokens]:
-    """Each example's input and the start of its output, one example a row, cut to the longest."""
-    empty = [[replace(example, output=example.output[:0], ends=False, where=None)] for example in examples]
+    """Each example's input and the start of its output (with what is given there before its first text), one
+    example a row, cut to the longest.
+    """
+    given = [int(np.argmax(example.text)) if example.text.any() else 0 for example in examples]
+    empty = [
+        [replace(e, output=e.output[:n], ends=False, where=None if e.where is None else e.where[:n])]
+        for e, n in zip(examples, given, strict=True)
+    ]
     streams = layout.batch(empty).streams
     longest = {name: int((tokens.document != PADDING).sum(dim=1).max()) for name, tokens in streams.items()}
     return {name: tokens.map(lambda part, n=longest[name]: part[:, :n]) for name, tokens in streams.items()}
@@ -96,9 +131,8 @@ def _step(
     return model.hidden({name: new for name in growing}, cache)[:, 0]
 
 
-def _choose(model: Transformer, h: Tensor) -> Tensor:
+def _choose(model: Transformer, h: Tensor, never: Sequence[int]) -> Tensor:
     logits = model.next_logits(h)
-    logits[:, :FIRST] = torch.where(
-        torch.arange(FIRST, device=h.device) == END, logits[:, :FIRST], float("-inf")
-    )
+    if never:
+        logits[:, torch.tensor(never, device=h.device)] = float("-inf")
     return logits.argmax(dim=-1)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headtohead.data.layouts import Layout, plan_rows
-from headtohead.data.objectives import wrong_inputs
 from headtohead.data.shards import Example
 from headtohead.model.batch import Batch
 from headtohead.model.transformer import Transformer
@@ -142,18 +141,16 @@ def value_of_input(
     model: Transformer,
     layout: Layout,
     examples: Sequence[Example],
+    wrong: Sequence[Example],
     nats: Nats,
     regions: Sequence[str],
     rows_per_batch: int,
 ) -> dict[str, float]:
     """Bits per byte with a wrong input minus bits per byte with the right one (`nats`), by region.
 
-    The wrong input is that of another document's example of the same kind and nearly the same length.
-
-    Raises:
-        UserError: all examples of a region come from one document.
+    `wrong`: the examples with the input of another document's example of the same kind and nearly the same
+    length (`data.objectives.wrong_inputs`).
     """
-    wrong = wrong_inputs(examples)
     astray = score_examples(model, layout, wrong, rows_per_batch)
     return {
         region: bits_per_byte(wrong, astray, region) - bits_per_byte(examples, nats, region)

@@ -13,14 +13,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from headtohead.data.shards import ExampleStore
 from headtohead.measure.verdicts import detectable_before
 from headtohead.model.budget import cache_bytes, flops
 from headtohead.study.arms import Matched
 from headtohead.study.display import duration
 from headtohead.study.pace import pace
 from headtohead.study.plan import RatesStudy, Study, learning_rates
-from headtohead.study.prepare import Source, check_rows, prepare, rows_in_pass, scored_rows
+from headtohead.study.prepare import Source, check_rows, prepare, rows_in_pass, scored_rows, training_lengths
 from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
 from headtohead.study.versions import versions
 
@@ -45,10 +44,10 @@ def show(
         data = prepare(plan, source, Path(folder) / "data", lambda line: None)
         check_rows(Path(folder) / "data", plan.data)
         windows = scored_windows(plan, rates)
-        scored = scored_rows(Path(folder) / "data", plan.data, data["regions"], windows)
-        store = ExampleStore.open(Path(folder) / "data", "train")
+        scored = scored_rows(Path(folder) / "data", plan, data["regions"], windows)
+        lengths = training_lengths(Path(folder) / "data", data["stores"])
         seeds = (rates.seed,) if rates else plan.seeds
-        rows = {seed: rows_in_pass(store, seed, plan.data.row, plan.data.side) for seed in seeds}
+        rows = {seed: rows_in_pass(lengths, seed, plan.data.row, plan.data.side) for seed in seeds}
     basis = Basis(plan, arms, data, versions(), rows, scored)
     runs = search(basis, rates) if rates else comparison(basis, learning_rates(plan, file.parent)[0])
 
@@ -85,7 +84,7 @@ def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Tabl
     typical = basis.typical
     for key, matched in arms.items():
         network = matched.architecture
-        cost = flops(network, *typical, matched.arm.supervise)
+        cost = flops(network, *basis.typical_of(key), matched.arm.supervise)
         widths = "/".join(str(w) for w in sorted({layer.d_ff for s in network.streams for layer in s.layers}))
         table.add_row(
             key,

@@ -90,7 +90,12 @@ def _differences(
         b["documents"]["bytes"],
     ):
         yield "the text that is scored", a["documents"]["bytes"], b["documents"]["bytes"]
+    alike = a.get("objective") == b.get("objective")
+    if not alike:
+        yield "objective", _kind(a), _kind(b)
     for key in CONSUMED:
+        if key == "bytes_shown" and not alike:
+            continue  # the same windows, cut in other ways
         if a["ledger"][key] != b["ledger"][key]:
             yield key, a["ledger"][key], b["ledger"][key]
     for key in ("tokens_supervised", "tokens_padding", "visible_pairs"):
@@ -107,6 +112,11 @@ def _differences(
     one, two = _network(a["description"]), _network(b["description"])
     yield from ((key, one[key], two[key]) for key in one if one[key] != two[key])
     yield from _recipes(a["recipe"], b["recipe"])
+
+
+def _kind(result: Mapping[str, Any]) -> str:
+    found = result.get("objective")
+    return "the regions in turn" if found is None else ", ".join(f"{key} = {found[key]}" for key in found)
 
 
 def _network(description: Mapping[str, Any]) -> dict[str, Any]:

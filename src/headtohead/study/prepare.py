@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ import numpy.typing as npt
 
 from headtohead.data.corpora import Corpus, Pairs, Splits, load_corpus, load_pairs, split_by_group
 from headtohead.data.objectives import (
-    Objective,
-    PrefixLM,
-    Restoration,
+    Codes,
+    aligned,
     examples,
     pair_examples,
     tokenizer_texts,
@@ -28,7 +27,7 @@ from headtohead.data.objectives import (
 )
 from headtohead.data.packing import plan_rows
 from headtohead.data.shards import ExampleStore, order
-from headtohead.data.tokenizers import ByteTokenizer, Tokenizer, train_tokenizer
+from headtohead.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from headtohead.errors import UserError
 from headtohead.files import explain_os_error, make_folder, read_json, sha256_of, write_atomic
 from headtohead.study.plan import DataSettings, Study
@@ -37,7 +36,6 @@ PARTS = ("train", "tune", "test")
 SCORED_PARTS = ("tune", "test")
 FORMAT = 3
 """Of data.json: what another version prepared is made again."""
-OBJECTIVES: dict[str, Callable[[], Objective]] = {"continuation": PrefixLM, "restoration": Restoration}
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,8 @@ def fingerprint(study: Study, source: Source) -> dict[str, Any]:
     """What decides the prepared data: the text and every setting that cuts it."""
     settings = study.data.model_dump(mode="json")
     found = {"corpus_sha256": source.material.sha256, **settings, "regions": list(regions(study, source))}
-    return {"format": FORMAT, **found}
+    own = [objective.model_dump(mode="json") for objective in study.own_objectives.values()]
+    return {"format": FORMAT, **found, **({"objectives": own} if own else {})}
 
 
 def regions(study: Study, source: Source) -> tuple[str, ...]:
@@ -103,7 +102,7 @@ def prepare(study: Study, source: Source, folder: Path, say: Callable[[str], Non
     try:
         description = {
             "fingerprint": wanted,
-            **_prepare(study.data, source, regions(study, source), unfinished),
+            **_prepare(study, source, regions(study, source), unfinished),
         }
         write_atomic(unfinished / "data.json", json.dumps(description, indent=1, ensure_ascii=False) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
@@ -141,7 +140,7 @@ def check_data(folder: Path, there: Mapping[str, Any]) -> None:
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file() or sha256_of(tokenizer) != there["tokenizer_sha256"]:
         raise UserError(f"{tokenizer} is missing or has been altered since it was written: {again}")
-    for part in PARTS:
+    for part in there["stores"]:
         ExampleStore.open(folder, part)
         if read_json(folder / f"{part}.json", "the prepared data")["sha256"] != there["stores"][part]:
             raise UserError(f"{folder / f'{part}.json'} has been altered since it was written: {again}")
@@ -152,9 +151,13 @@ MADE = {"fingerprint", "name", "source", "corpus_sha256", "tokenizer_sha256", "v
 """The keys of data.json."""
 
 
-def _prepare(settings: DataSettings, source: Source, found: Sequence[str], folder: Path) -> dict[str, Any]:
-    material = source.material
+def _prepare(study: Study, source: Source, found: Sequence[str], folder: Path) -> dict[str, Any]:
+    settings, material, own = study.data, source.material, study.own_objectives
     if isinstance(material, Pairs):
+        if own:
+            raise UserError(
+                "pairs are an input and an output already: leave the arms' 'objective' out with --pairs"
+            )
         splits = split_by_group(material.pairs, tune=settings.tune, test=settings.test, smallest_bytes=0)
         tokenizer = _tokenizer(
             settings, (side for pair in splits.train for side in (pair.input, pair.output))
@@ -162,22 +165,18 @@ def _prepare(settings: DataSettings, source: Source, found: Sequence[str], folde
         stores = {part: pair_examples(getattr(splits, part), tokenizer) for part in PARTS}
     else:
         splits = split_by_group(material.documents, tune=settings.tune, test=settings.test)
-        objectives = [OBJECTIVES[region]() for region in found]
+        objectives = [settings.objective(region) for region in found]
         texts = [document.text for document in splits.train]
-        for objective in objectives:
+        for objective in (*objectives, *own.values()):
             objective.check(texts)
-        tokenizer = _tokenizer(settings, tokenizer_texts(splits.train, objectives, settings.window_bytes))
-        stores = {
-            part: examples(
-                getattr(splits, part),
-                objectives,
-                tokenizer,
-                settings.window_bytes,
-                every_region=part != "train",
-                fits=settings.fits,
-            )
-            for part in PARTS
-        }
+        learnt = tokenizer_texts(splits.train, objectives, settings.window_bytes)
+        tokenizer = _tokenizer(settings, learnt, study.extra_tokens)
+        size, fits = settings.window_bytes, settings.fits
+        plans = [objectives, *([objective] for objective in own.values())]
+        stores = dict(zip(("train", *own), aligned(splits.train, plans, tokenizer, size, fits), strict=True))
+        for part in SCORED_PARTS:
+            some = getattr(splits, part)
+            stores[part] = examples(some, objectives, tokenizer, size, every_region=True, fits=fits)
     tokenizer.save(folder / "tokenizer.json")
     for part, store in stores.items():
         store.save(folder, part)
@@ -191,15 +190,19 @@ def _prepare(settings: DataSettings, source: Source, found: Sequence[str], folde
         "dropped": splits.dropped,
         "merged_groups": splits.merged,
         "sectioned": splits.sectioned,
-        "splits": {part: _size(splits, part, stores[part]) for part in PARTS},
+        "splits": {part: _size(splits, part, store) for part, store in stores.items()},
         "groups": {part: [d.group for d in getattr(splits, part)] for part in SCORED_PARTS},
-        "stores": {part: read_json(folder / f"{part}.json", "the prepared data")["sha256"] for part in PARTS},
+        "stores": {
+            part: read_json(folder / f"{part}.json", "the prepared data")["sha256"] for part in stores
+        },
         "regions": list(found),
     }
 
 
-def _tokenizer(settings: DataSettings, texts: Any) -> Tokenizer:
-    return ByteTokenizer() if settings.tokenizer == "bytes" else train_tokenizer(texts, settings.vocabulary)
+def _tokenizer(settings: DataSettings, texts: Any, extra: Sequence[str] = ()) -> Tokenizer:
+    if settings.tokenizer == "bytes":
+        return ByteTokenizer(extra)
+    return train_tokenizer(texts, settings.vocabulary, extra)
 
 
 def _bytes_per_token(store: ExampleStore) -> float:
@@ -208,13 +211,13 @@ def _bytes_per_token(store: ExampleStore) -> float:
 
 
 def _size(splits: Splits[Any], part: str, store: ExampleStore) -> dict[str, int]:
-    documents = getattr(splits, part)
+    documents = getattr(splits, part if part in SCORED_PARTS else "train")
     return {
         "documents": len(documents),
         "bytes": int(store.column("input_bytes").sum() + store.column("output_bytes").sum()),
         "examples": len(store),
-        "input_tokens": int(store.lengths_in.sum()),
-        "output_tokens": int(store.lengths_out.sum()),
+        "input_tokens": int(store.column("input").sum()),
+        "output_tokens": int(store.column("output").sum()),
     }
 
 
@@ -242,8 +245,9 @@ def check_rows(folder: Path, settings: DataSettings) -> None:
         UserError: with the longest, and the sizes that would hold all.
     """
     store = ExampleStore.open(folder, "train")
-    sides = np.maximum(store.lengths_in, store.lengths_out) + 1
-    rows = store.lengths_in + store.lengths_out + 2
+    lengths_in, lengths_out = row_lengths([store])
+    sides = np.maximum(lengths_in, lengths_out) + 1
+    rows = lengths_in + lengths_out + 2
     long = int(((rows > settings.row) | (sides > settings.side)).sum())
     if long:
         longest = int(rows.argmax())
@@ -255,20 +259,39 @@ def check_rows(folder: Path, settings: DataSettings) -> None:
         )
 
 
-def rows_in_pass(store: ExampleStore, seed: int, row: int, side: int) -> int:
-    """How many rows one pass over a store makes under a seed.
+Lengths = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def row_lengths(stores: Sequence[ExampleStore]) -> Lengths:
+    """How much room the n-th example needs in the input and in the output, whichever store it is from: so that a
+    row holds the same windows for every arm, by whatever objective it learns.
+    """
+    return (
+        np.maximum.reduce([store.lengths_in for store in stores]),
+        np.maximum.reduce([store.lengths_out for store in stores]),
+    )
+
+
+def training_lengths(folder: Path, stores: Iterable[str]) -> Lengths:
+    """`row_lengths` over all training examples of prepared data."""
+    return row_lengths([ExampleStore.open(folder, name) for name in stores if name.startswith("train")])
+
+
+def rows_in_pass(lengths: Lengths, seed: int, row: int, side: int) -> int:
+    """How many rows one pass over examples of these lengths makes under a seed.
 
     Raises:
         UserError: an example fits in no row.
     """
-    numbers = order(len(store), seed, 0)
-    return len(plan_rows(store.lengths_in, store.lengths_out, numbers, row=row, side=side))
+    numbers = order(len(lengths[0]), seed, 0)
+    return len(plan_rows(*lengths, numbers, row=row, side=side))
 
 
 def scored_rows(
-    folder: Path, settings: DataSettings, regions: Sequence[str], windows: Mapping[str, int]
+    folder: Path, study: Study, regions: Sequence[str], windows: Mapping[str, int]
 ) -> tuple[int, int]:
-    """Row and side that hold every example that is scored, with its own input and with a wrong one.
+    """Row and side that hold every example that is scored, as each arm sees it, with its own input and with a
+    wrong one.
 
     At least those of training; longer where held-out text is odder than any of the training text, since what
     is scored must be the same bytes whatever a row holds.
@@ -279,13 +302,17 @@ def scored_rows(
     Raises:
         UserError: held-out text in which no example can lend another its input.
     """
+    settings, ways = study.data, [None, *study.own_objectives.values()]
+    codes = Codes(load_tokenizer(folder / "tokenizer.json"))
     row, side = settings.row, settings.side
     for part, count in windows.items():
         store = ExampleStore.open(folder, part)
         scored = [store[int(i)] for i in held_out(store, count, regions)]
         for example in (*scored, *wrong_inputs(scored)):
-            n, m = (1 + held for held in example.held)
-            row, side = max(row, n + m), max(side, n, m)
+            for way in ways:
+                shown = example if way is None else way.present(example, codes)
+                n, m = (1 + held for held in shown.held)
+                row, side = max(row, n + m), max(side, n, m)
     return _rounded(row, settings.row), _rounded(side, settings.side)
 
 

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headtohead.data.shards import ExampleStore
 from headtohead.errors import Interrupted, UserError, about
 from headtohead.files import FolderLock, write_atomic
 from headtohead.model.budget import cache_bytes, flops
@@ -34,6 +33,7 @@ from headtohead.study.prepare import (
     read_source,
     rows_in_pass,
     scored_rows,
+    training_lengths,
 )
 from headtohead.study.results import check_earlier, read_plan, write_results
 from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
@@ -101,10 +101,10 @@ def basis_of(
         raise UserError(
             f"the tokenizer has {data['vocabulary']} tokens where data.vocabulary says {vocabulary(plan)}"
         )
-    store = ExampleStore.open(folder, "train")
+    lengths = training_lengths(folder, data["stores"])
     seeds = (rates.seed,) if rates else plan.seeds
-    rows = {seed: rows_in_pass(store, seed, plan.data.row, plan.data.side) for seed in seeds}
-    scored = scored_rows(folder, plan.data, data["regions"], scored_windows(plan, rates))
+    rows = {seed: rows_in_pass(lengths, seed, plan.data.row, plan.data.side) for seed in seeds}
+    scored = scored_rows(folder, plan, data["regions"], scored_windows(plan, rates))
     return Basis(plan, arms, data, versions(), rows, scored)
 
 
@@ -184,7 +184,8 @@ def _record(
             "mismatch": matched.mismatch,
             "changes": list(matched.changes),
             "learning_rate": chosen.get(key),
-            "flops": dict(flops(matched.architecture, *typical, matched.arm.supervise)),
+            **({"objective": matched.arm.objective.model_dump(mode="json")} if matched.arm.objective else {}),
+            "flops": dict(flops(matched.architecture, *basis.typical_of(key), matched.arm.supervise)),
             "cache_bytes": cache_bytes(matched.architecture, *typical),
         }
 

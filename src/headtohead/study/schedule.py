@@ -107,7 +107,14 @@ class Basis:
     @property
     def typical(self) -> tuple[int, int]:
         """Places of the average training example: mode token and input, start token and output."""
-        train = self.data["splits"]["train"]
+        return self._typical("train")
+
+    def typical_of(self, arm: str) -> tuple[int, int]:
+        """The same of an arm's own examples, where its objective is its own."""
+        return self._typical(self.study.trains_on(self.study.arm(arm)))
+
+    def _typical(self, store: str) -> tuple[int, int]:
+        train = self.data["splits"][store]
         return tuple(1 + round(train[part] / train["examples"]) for part in ("input_tokens", "output_tokens"))
 
     def steps(self, rung: Rung) -> int:
@@ -145,12 +152,15 @@ class Basis:
         self._check_warmup(name, rung, steps)
         recipe = self.study.recipe_for(rung, learning_rate, seed, steps)
         shared = self.study.evaluation
+        store, objective = self.study.trains_on(matched.arm), matched.arm.objective
+        own = {} if objective is None else {"objective": objective.model_dump(mode="json")}
         description = {
             "arm": arm,
             "label": matched.arm.label,
             "seed": seed,
             "rung": name,
             "supervise": matched.arm.supervise,
+            **own,
             "architecture": matched.architecture.model_dump(mode="json"),
             "parameters": dict(matched.parameters),
             "recipe": recipe.model_dump(mode="json"),
@@ -158,6 +168,7 @@ class Basis:
                 "folder": "../../data",
                 "row": settings.row,
                 "side": settings.side,
+                **({} if store == "train" else {"train": store}),
                 **{key: self.data[key] for key in ("regions", "corpus_sha256", "tokenizer_sha256", "stores")},
             },
             "evaluation": {
@@ -175,7 +186,7 @@ class Basis:
         examples = (
             steps * recipe.rows_per_step * self.data["splits"]["train"]["examples"] / self.rows_in_pass[seed]
         )
-        work = flops(matched.architecture, *self.typical, matched.arm.supervise)
+        work = flops(matched.architecture, *self.typical_of(arm), matched.arm.supervise)
         scored = len(self.data["regions"]) * (
             shared.curve_windows * len(description["evaluation"]["curve_steps"])
             + 2 * evaluation["windows"]  # with the right input and with a wrong one

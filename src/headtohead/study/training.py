@@ -18,6 +18,7 @@ from typing import Any
 import safetensors.torch
 
 from headtohead.data.layouts import Layout, Ledger
+from headtohead.data.objectives import Codes, objective, wrong_inputs
 from headtohead.data.packing import plan_rows
 from headtohead.data.shards import Example, ExampleStore, order
 from headtohead.data.tokenizers import Tokenizer, load_tokenizer
@@ -34,7 +35,7 @@ from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Batch
 from headtohead.model.budget import flops
 from headtohead.model.transformer import Transformer
-from headtohead.study.prepare import check_data, held_out, read_data
+from headtohead.study.prepare import Lengths, check_data, held_out, read_data, training_lengths
 from headtohead.train.checkpoint import named_tensors
 from headtohead.train.loop import Trained, train
 from headtohead.train.nonfinite import NonFinite
@@ -79,14 +80,14 @@ class Rows:
     pass begin the next step.
     """
 
-    def __init__(self, store: ExampleStore, recipe: Recipe, row: int, side: int) -> None:
-        self.store, self.recipe, self.row, self.side = store, recipe, row, side
+    def __init__(self, store: ExampleStore, lengths: Lengths, recipe: Recipe, row: int, side: int) -> None:
+        self.store, self.lengths, self.recipe, self.row, self.side = store, lengths, recipe, row, side
         self.planned = lru_cache(maxsize=2)(self._planned)
         self.per_pass: list[int] = []
 
     def _planned(self, epoch: int) -> list[list[int]]:
         numbers = order(len(self.store), self.recipe.seed, epoch)
-        return plan_rows(self.store.lengths_in, self.store.lengths_out, numbers, row=self.row, side=self.side)
+        return plan_rows(*self.lengths, numbers, row=self.row, side=self.side)
 
     def at(self, step: int) -> list[tuple[Example, ...]]:
         """The rows of a step, counted from 0."""
@@ -140,6 +141,7 @@ def trained(
         "learning_rate": recipe.learning_rate,
     }
     about = {
+        **({"objective": description["objective"]} if "objective" in description else {}),
         "description": description["architecture"],
         "recipe": description["recipe"],
         "identity": identity,
@@ -188,13 +190,22 @@ class _Data:
                     f"{where} is not the data that {folder / 'run.json'} names: its {key} differs"
                 )
         check_data(where, there)
-        self.train = ExampleStore.open(where, "train")
+        self.train = ExampleStore.open(where, wanted.get("train", "train"))
+        self.lengths = training_lengths(where, wanted["stores"])
         self.tune = ExampleStore.open(where, "tune")
         split = description["evaluation"]["split"]
         self.scored = self.tune if split == "tune" else ExampleStore.open(where, split)
         self.groups: list[str] = there["groups"][split]
         """Of each document of `scored`: documents of one group count as one where they are compared."""
         self.tokenizer: Tokenizer = load_tokenizer(where / "tokenizer.json")
+        self._objective = objective(description["objective"]) if "objective" in description else None
+        self._codes = Codes(self.tokenizer)
+
+    def presented(self, examples: Sequence[Example]) -> list[Example]:
+        """Held-out examples as a network that learnt by this run's objective is used to see them."""
+        if self._objective is None:
+            return list(examples)
+        return [self._objective.present(example, self._codes) for example in examples]
 
 
 def _train(
@@ -207,9 +218,10 @@ def _train(
     recipe: Recipe,
     report: Report,
 ) -> Trained:
-    rows = Rows(data.train, recipe, data.row, data.side)
+    rows = Rows(data.train, data.lengths, recipe, data.row, data.side)
     evaluation = description["evaluation"]
-    watched = [data.tune[int(i)] for i in held_out(data.tune, evaluation["curve_windows"], data.regions)]
+    chosen = held_out(data.tune, evaluation["curve_windows"], data.regions)
+    watched = data.presented([data.tune[int(i)] for i in chosen])
     per_batch = evaluation["rows_per_batch"]
 
     def batch_at(step: int) -> list[Shown]:
@@ -263,7 +275,8 @@ def _scored(
     """Bits per byte on the held-out text, by region and by document, and the value of the input."""
     evaluation = description["evaluation"]
     per_batch = evaluation["rows_per_batch"]
-    shown = [data.scored[int(i)] for i in held_out(data.scored, evaluation["windows"], data.regions)]
+    found = [data.scored[int(i)] for i in held_out(data.scored, evaluation["windows"], data.regions)]
+    shown, wrong = data.presented(found), data.presented(wrong_inputs(found))
     nats = score_examples(model, layout, shown, per_batch)
     apart = {region: by_document(shown, nats, region) for region in data.regions}
     names = {region: [data.scored.documents[d] for d in found.documents] for region, found in apart.items()}
@@ -275,7 +288,7 @@ def _scored(
     return {
         "split": evaluation["split"],
         "bits_per_byte": {region: bits_per_byte(shown, nats, region) for region in data.regions},
-        "value_of_input": value_of_input(model, layout, shown, nats, data.regions, per_batch),
+        "value_of_input": value_of_input(model, layout, shown, wrong, nats, data.regions, per_batch),
         "all_tokens_bits_per_byte": _all_tokens(model, layout, shown, per_batch),
         "documents": {
             "names": first,
@@ -314,11 +327,12 @@ def _samples(
             int(own[len(own) * (2 * k + 1) // (2 * evaluation["prompts"])])
             for k in range(evaluation["prompts"])
         ]
-        prompts = [data.scored[i] for i in places]
+        given = [data.scored[i] for i in places]
+        prompts = data.presented(given)
         if not prompts:
             continue
         written = greedy(model, layout, prompts, evaluation["prompt_tokens"])
-        for example, tokens in zip(prompts, written, strict=True):
+        for example, tokens in zip(given, written, strict=True):
             decode = data.tokenizer.decode
             found.append(
                 {

@@ -15,7 +15,7 @@ from headtohead.data.objectives.base import Codes, Draws, Made, Objective
 from headtohead.data.objectives.blanks import BlankInfilling
 from headtohead.data.objectives.gaps import GapSentences
 from headtohead.data.objectives.holes import MaskedLM, UniLM
-from headtohead.data.objectives.making import examples, pair_examples, tokenizer_texts, wrong_inputs
+from headtohead.data.objectives.making import aligned, examples, pair_examples, tokenizer_texts, wrong_inputs
 from headtohead.data.objectives.noise import Denoising
 from headtohead.data.objectives.spans import UL2, SpanCorruption, T5Gemma2Mixture
 from headtohead.data.objectives.text import Answer, CausalLM, PrefixLM, Restoration
@@ -42,6 +42,7 @@ __all__ = [
     "SpanCorruption",
     "T5Gemma2Mixture",
     "UniLM",
+    "aligned",
     "examples",
     "objective",
     "pair_examples",

@@ -10,7 +10,7 @@ import hashlib
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import TypeVar
@@ -18,11 +18,21 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from headtohead.data.shards import SPECIALS, Example, Ids
+from headtohead.data.shards import SPECIAL, SPECIALS, Example, Ids
 from headtohead.data.tokenizers import FIRST, Tokenizer
 from headtohead.model.parts import Frozen
 
 T = TypeVar("T")
+
+
+def text_after(example: Example, before: Sequence[int], mode: int, input: Ids) -> Example:
+    """The example with another input, and an output that begins with tokens that are given, not scored."""
+    place = max(0, len(input) - 1)
+    where = [*[SPECIAL] * len(before), *[place] * len(example.output)]
+    output = np.array([*before, *example.output], np.int32)
+    return replace(example, input=input, output=output, mode=mode, where=np.array(where, np.int32))
+
+
 MASK = "<mask>"
 END_OF_BLANK = "<blank-end>"
 
@@ -169,6 +179,12 @@ class Objective(Frozen):
     def make(self, window: str, ids: Sequence[list[int]], codes: Codes) -> Made:
         """The example of a window, with the ids of each of its `texts`."""
         raise NotImplementedError
+
+    def present(self, example: Example, codes: Codes) -> Example:
+        """Any input and output, as a network that learnt by this objective is used to see them: the same text,
+        of which the same tokens are scored.
+        """
+        return example
 
     def check(self, texts: Sequence[str]) -> None:
         """Raises UserError where the training text isn't one that this objective can learn from."""

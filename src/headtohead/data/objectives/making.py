@@ -101,6 +101,31 @@ def examples(
     return _tokenize(pieces, [d.name for d in documents], tokenizer, fits)
 
 
+def aligned(
+    documents: Sequence[Document],
+    plans: Sequence[Sequence[Objective]],
+    tokenizer: Tokenizer,
+    window_bytes: int,
+    fits: Fits | None = None,
+) -> list[ExampleStore]:
+    """A store for each plan, whose n-th examples are of one window: a plan is an objective, or several that
+    take windows in turn. A window is cut smaller until its example of every plan fits.
+    """
+
+    def pieces() -> Iterator[_Piece]:
+        turn = 0
+        for d, document in enumerate(documents):
+            for window in windows(document.text, window_bytes):
+                yield _Piece(d, tuple(plan[turn % len(plan)] for plan in plans), window)
+                turn += 1
+
+    names = [d.name for d in documents]
+    found = list(_made(pieces(), names, tokenizer, fits, together=True))
+    return [
+        ExampleStore.build((of[k] for of in found), names, tokenizer.vocabulary) for k in range(len(plans))
+    ]
+
+
 def pair_examples(pairs: Sequence[Pair], tokenizer: Tokenizer) -> ExampleStore:
     """One Example a pair: the user's own inputs and outputs."""
     pieces = (_PairPiece(i, pair) for i, pair in enumerate(pairs))
@@ -110,34 +135,47 @@ def pair_examples(pairs: Sequence[Pair], tokenizer: Tokenizer) -> ExampleStore:
 def _tokenize(
     pieces: Iterable[_Piece | _PairPiece], names: Sequence[str], tokenizer: Tokenizer, fits: Fits | None
 ) -> ExampleStore:
+    found = (example for of_piece in _made(pieces, names, tokenizer, fits) for example in of_piece)
+    return ExampleStore.build(found, names, tokenizer.vocabulary)
+
+
+def _made(
+    pieces: Iterable[_Piece | _PairPiece],
+    names: Sequence[str],
+    tokenizer: Tokenizer,
+    fits: Fits | None,
+    together: bool = False,
+) -> Iterator[list[Example]]:
+    """The examples of each piece, one for each of its objectives. `together`: a row has room for the longest
+    input and the longest output of them.
+    """
     codes = Codes(tokenizer)
-
-    def made(some: Iterable[_Piece | _PairPiece]) -> Iterator[Example]:
-        waiting = iter(some)
-        while block := list(islice(waiting, 1024)):
-            cuts = [piece.cuts for piece in block]
-            texts = [text for cut in cuts for _, _, parts in cut for text in parts]
-            ids = iter(tokenizer.encode_many(texts))
-            for piece, cut in zip(block, cuts, strict=True):
-                found = [
-                    objective.make(window, [next(ids) for _ in parts], codes).example(
-                        piece.document, objective.region
-                    )
-                    for objective, window, parts in cut
-                ]
-                if fits is None or all(fits(*e.held) for e in found):
-                    yield from found
-                elif len(halves := piece.halves()) > 1:
-                    yield from made(halves)
-                else:
-                    longest = max(found, key=lambda e: sum(e.held))
-                    raise UserError(
-                        f"a window of {names[piece.document]} that can be cut no smaller has "
-                        f"{longest.held[0]} input and {longest.held[1]} output tokens, more than a row "
-                        "holds: set data.row and data.side higher"
-                    )
-
-    return ExampleStore.build(made(pieces), names, tokenizer.vocabulary)
+    waiting = iter(pieces)
+    while block := list(islice(waiting, 1024)):
+        cuts = [piece.cuts for piece in block]
+        texts = [text for cut in cuts for _, _, parts in cut for text in parts]
+        ids = iter(tokenizer.encode_many(texts))
+        for piece, cut in zip(block, cuts, strict=True):
+            found = [
+                objective.make(window, [next(ids) for _ in parts], codes).example(
+                    piece.document, objective.region
+                )
+                for objective, window, parts in cut
+            ]
+            sizes = [e.held for e in found]
+            if together:
+                sizes = [tuple(map(max, zip(*sizes, strict=True)))]
+            if fits is None or all(fits(n, m) for n, m in sizes):
+                yield found
+            elif len(halves := piece.halves()) > 1:
+                yield from _made(halves, names, tokenizer, fits, together)
+            else:
+                longest = max(found, key=lambda e: sum(e.held))
+                raise UserError(
+                    f"a window of {names[piece.document]} that can be cut no smaller has "
+                    f"{longest.held[0]} input and {longest.held[1]} output tokens, more than a row "
+                    "holds: set data.row and data.side higher"
+                )
 
 
 def tokenizer_texts(

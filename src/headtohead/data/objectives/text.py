@@ -8,10 +8,10 @@ import hashlib
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from headtohead.data.objectives.base import Codes, Made, Objective
+from headtohead.data.objectives.base import Codes, Made, Objective, text_after
 from headtohead.data.objectives.windows import cut_at
 from headtohead.data.objectives.words import words
-from headtohead.data.shards import CONTINUE, PAIR, RESTORE, TEXT
+from headtohead.data.shards import CONTINUE, PAIR, RESTORE, TEXT, Example
 from headtohead.errors import UserError
 
 VOWELS = "aeiouAEIOU"
@@ -57,6 +57,10 @@ class CausalLM(TextToText):
 
     def cut(self, window: str) -> tuple[str, str]:
         return "", window
+
+    def present(self, example: Example, codes: Codes) -> Example:
+        """All output: the input is text before it, given and not scored."""
+        return text_after(example, example.input.tolist(), self.mode, example.input[:0])
 
 
 class PrefixLM(TextToText):
