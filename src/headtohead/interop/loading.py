@@ -1,0 +1,237 @@
+"""`headtohead.load`: a network with its tokenizer, to score text, to write it, or for its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headtohead.errors import UserError, about
+from headtohead.generate.decoding import written_after
+from headtohead.interop.folders import Held, read_folder, write_folder
+from headtohead.interop.frame import Frame
+from headtohead.interop.tokens import Text, text_of
+from headtohead.model.architecture import Architecture
+from headtohead.model.batch import Tokens
+from headtohead.model.reach import sees_its_answer
+from headtohead.model.transformer import Transformer
+from headtohead.model.visibility import INPUT, OUTPUT, PADDING
+
+Ids = Sequence[Sequence[int]] | Tensor
+"""Rows of ids, which may differ in length, or a tensor (B, T)."""
+ROWS_AT_ONCE = 16
+
+
+def load(folder: str | Path) -> Model:
+    """The network of a model folder, or of the folder of a finished run of a study.
+
+    Raises:
+        UserError: it is neither, or a file is missing, altered, a pickle, or of another network.
+    """
+    held = read_folder(Path(folder))
+    text = None if held.tokenizer is None else text_of(held.tokenizer, Path(folder) / "tokenizer.json")
+    with about(folder):
+        return Model(held, text)
+
+
+class Model:
+    """A network that was loaded. `network` is the `Transformer` itself, in evaluation mode."""
+
+    def __init__(self, held: Held, tokenizer: Text | None) -> None:
+        if tokenizer is not None and tokenizer.vocabulary > held.architecture.vocabulary:
+            raise UserError(
+                f"the tokenizer has {tokenizer.vocabulary} tokens and the network's vocabulary is "
+                f"{held.architecture.vocabulary}: they don't belong together"
+            )
+        self.architecture: Architecture = held.architecture
+        self.frame: Frame = held.frame
+        self.network: Transformer = held.network()
+        self._held = held
+        self._tokenizer = tokenizer
+
+    @property
+    def tokenizer(self) -> Text:
+        """Raises UserError where the folder has none."""
+        if self._tokenizer is None:
+            raise UserError(
+                f"{self.architecture.name} came without a tokenizer: give ids, to logits or hidden"
+            )
+        return self._tokenizer
+
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder, which must not be there yet; what it was loaded with is written."""
+        write_folder(Path(folder), self._held)
+
+    @overload
+    def score(self, input: str, output: str) -> float: ...  # pyright: ignore[reportOverlappingOverload]  a text is a sequence too
+    @overload
+    def score(self, input: Sequence[str], output: Sequence[str]) -> list[float]: ...
+    def score(self, input: str | Sequence[str], output: str | Sequence[str]) -> float | list[float]:
+        """-ln p(output | input) in nats, of the output's text alone (not of its end); one for each pair.
+
+        Input and output are tokenized each by itself.
+
+        Raises:
+            UserError: the network fills holes, so no left-to-right score is exact; as many inputs as outputs
+                are needed; nothing stands before the output's first token; too long for learned positions.
+        """
+        if isinstance(input, str) != isinstance(output, str):
+            raise UserError("score wants two texts, or two lists of texts of the same length")
+        if isinstance(input, str) and isinstance(output, str):
+            return self.score([input], [output])[0]
+        if len(input) != len(output):
+            raise UserError(
+                f"score got {len(input)} inputs and {len(output)} outputs: each input needs its output"
+            )
+        self._check_writes("score")
+        given = [self._framed(text) for text in input]
+        answers = [self.tokenizer.encode(text) for text in output]
+        order = sorted(range(len(given)), key=lambda i: len(given[i]) + len(answers[i]))
+        found = [0.0] * len(given)
+        for at in range(0, len(order), ROWS_AT_ONCE):
+            some = order[at : at + ROWS_AT_ONCE]
+            nats = self._nats([given[i] for i in some], [answers[i] for i in some])
+            for i, value in zip(some, nats, strict=True):
+                found[i] = value
+        return found
+
+    @torch.no_grad()
+    def _nats(self, given: list[list[int]], answers: list[list[int]]) -> list[float]:
+        start = list(self.frame.start)
+        streams = self._rows(given, [[*start, *ids] for ids in answers])
+        h = self.network.hidden(streams)
+        found: list[float] = []
+        for row, (before, ids) in enumerate(zip(given, answers, strict=True)):
+            first = len(start) - 1 + (0 if self.architecture.two_streams else len(before))
+            if ids and first < 0:
+                raise UserError(
+                    f"{self.architecture.name} has no token that begins a text, so it can't score an output "
+                    "after an empty input: give an input"
+                )
+            logits = self.network.next_logits(h[row, first : first + len(ids)]) if ids else None
+            targets = torch.tensor(ids, device=h.device)
+            found.append(0.0 if logits is None else float(F.cross_entropy(logits, targets, reduction="sum")))
+        return found
+
+    @overload
+    def generate(self, prompt: str, max_tokens: int = 64) -> str: ...  # pyright: ignore[reportOverlappingOverload]  a text is a sequence too
+    @overload
+    def generate(self, prompt: Sequence[str], max_tokens: int = 64) -> list[str]: ...
+    def generate(self, prompt: str | Sequence[str], max_tokens: int = 64) -> str | list[str]:
+        """The most probable continuation of each prompt, token by token, up to its end or `max_tokens`.
+
+        Raises:
+            UserError: the network fills holes; nothing stands before the first token; too long.
+        """
+        if isinstance(prompt, str):
+            return self.generate([prompt], max_tokens)[0]
+        if max_tokens < 1:
+            raise UserError(f"max_tokens = {max_tokens}: give a whole number from 1 up")
+        if not prompt:
+            return []
+        self._check_writes("generate")
+        given = [self._framed(text) for text in prompt]
+        streams = self._rows(given, [list(self.frame.start)] * len(given), more=max_tokens)
+        written = written_after(
+            self.network, streams, max_tokens, ends=self.frame.ends, never=self.frame.never
+        )
+        return [self.tokenizer.decode(ids) for ids in written]
+
+    @torch.no_grad()
+    def logits(self, input_ids: Ids, output_ids: Ids | None = None) -> Tensor:
+        """Logits (B, T, V) in fp32 at each place of the last stream: of raw ids, nothing is added.
+
+        One stream: a row is its input, then its output. Two streams: T is the output's length, and the output
+        must be given. Rows are padded on the right; logits at padding are 0.
+
+        Raises:
+            UserError: no ids, ids outside the vocabulary, rows that don't pair, or too many for learned
+                positions.
+        """
+        streams = self._given(input_ids, output_ids)
+        found = self.network.next_logits(self.network.hidden(streams))
+        return found * self._real(streams)
+
+    @torch.no_grad()
+    def hidden(self, input_ids: Ids, output_ids: Ids | None = None) -> Tensor:
+        """Final states (B, T, d) of the last stream, before the head; otherwise as `logits`."""
+        streams = self._given(input_ids, output_ids)
+        return self.network.hidden(streams).float() * self._real(streams)
+
+    def _real(self, streams: Mapping[str, Tokens]) -> Tensor:
+        return (streams[self.architecture.output_stream.name].document != PADDING)[..., None]
+
+    def _framed(self, text: str) -> list[int]:
+        return [*self.frame.before, *self.tokenizer.encode(text), *self.frame.after]
+
+    def _check_writes(self, what: str) -> None:
+        if sees_its_answer(self.architecture, "output"):
+            raise UserError(
+                f"{self.architecture.name} fills holes: a place sees what comes after it, so there is no exact "
+                f"left-to-right {what}; ask for its logits or hidden states"
+            )
+
+    def _given(self, input_ids: Ids, output_ids: Ids | None) -> Mapping[str, Tokens]:
+        given = _rows_of(input_ids)
+        if output_ids is None and self.architecture.two_streams:
+            raise UserError(f"{self.architecture.name} has two streams: give output_ids too")
+        answers = [[] for _ in given] if output_ids is None else _rows_of(output_ids)
+        if len(given) != len(answers):
+            raise UserError(
+                f"{len(given)} rows of input_ids and {len(answers)} of output_ids: they must pair"
+            )
+        if not given:
+            raise UserError("input_ids holds no rows: give at least one")
+        highest = self.architecture.vocabulary - 1
+        for i in (i for row in (*given, *answers) for i in row):
+            if not 0 <= i <= highest:
+                raise UserError(f"the id {i} is outside the vocabulary: ids go from 0 to {highest}")
+        return self._rows(given, answers)
+
+    def _rows(self, given: list[list[int]], answers: list[list[int]], more: int = 0) -> Mapping[str, Tokens]:
+        """One example a row, for each stream; `more` tokens will be written."""
+        a = self.architecture
+        longest = max(len(n) + len(m) for n, m in zip(given, answers, strict=True)) + more
+        if a.context is not None and longest > a.context:
+            raise UserError(
+                f"{a.name} has learned positions for {a.context} tokens, and this needs {longest}: give less"
+            )
+        found: dict[str, Tokens] = {}
+        for stream in a.streams:
+            rows: list[list[tuple[int, int, int, int]]] = []
+            for n, m in zip(given, answers, strict=True):
+                all_input = [(token, at, INPUT, 0) for at, token in enumerate(n)]
+                all_output = [(token, len(n) + at, OUTPUT, 1 + at) for at, token in enumerate(m)]
+                held = {"input": all_input, "output": all_output, "both": all_input + all_output}
+                rows.append(held[stream.holds])
+            if not any(rows) or (stream.holds != "input" and not all(rows)):
+                raise UserError(f"{a.name}: a row without a token in stream '{stream.name}': give a text")
+            found[stream.name] = _padded(rows, self.frame.pad, self.network.device)
+        return found
+
+
+def _padded(rows: Sequence[Sequence[tuple[int, int, int, int]]], pad: int, device: torch.device) -> Tokens:
+    """Rows of (id, position, part, step), padded on the right as a layout pads them."""
+    width = max(map(len, rows))
+    table = torch.tensor(
+        [[*row, *[(pad, 0, INPUT, 0)] * (width - len(row))] for row in rows], device=device
+    ).unbind(-1)
+    real = torch.tensor([[at < len(row) for at in range(width)] for row in rows], device=device)
+    document = torch.where(real, 0, PADDING)
+    ids, position, part, step = table
+    return Tokens(ids, position, document, part, step)
+
+
+def _rows_of(ids: Ids) -> list[list[int]]:
+    if isinstance(ids, Tensor):
+        if ids.dim() != 2:
+            raise UserError(f"a tensor of ids has the shape (rows, tokens), not {list(ids.shape)}")
+        return [[int(i) for i in row] for row in ids.tolist()]
+    try:
+        return [[int(i) for i in row] for row in ids]
+    except TypeError:
+        raise UserError("ids are rows of whole numbers, such as [[5, 6], [7]]") from None
