@@ -120,7 +120,7 @@ KEYS = [
     file("misspelt at the top", "margin =", "margn =", "unknown key 'margn'", "did you mean 'margin'?"),
     file("misspelt table", "[recipe]", "[recipee]", "unknown key 'recipee'", "'recipe'"),
     file("misspelt in data", "window_bytes", "window_byte", "'data.window_byte'", "'window_bytes'"),
-    file("misspelt size", "heads = 2", "head = 2", "'architecture.head'", "'heads'"),
+    file("misspelt size", "heads = 2", "haeds = 2", "'architecture.haeds'", "'heads'"),
     file("misspelt norm", "d_ff = 48", "d_ff = 48\nnorms = { outputs = true }",
          "'architecture.norms.outputs'", "did you mean 'output'?"),
     file("misspelt in recipe", "learning_rate", "learning_rat", "recipe: unknown key 'learning_rat'",

@@ -10,14 +10,18 @@ WINDOW, NEAR, SMALL_WINDOW = 4096, 1024, 512
 
 
 def _t5gemma(name: str, size: Size) -> Architecture:
-    """Layers with a window of 4096 and global ones in turn, the same in both stacks."""
+    """Layers with a window of 4096 and global ones in turn, the same in both stacks; in the encoder the window is
+    4096 on either side beside the token itself, as in the released code.
+    """
     first = size.encoder or size
     wider = {
         "width": Width(
             d_model=first.d_model, heads=first.heads, d_head=first.d_head, key_heads=first.key_heads
         )
     }
-    encoder = [Layer(reads=(read("input", rule),), d_ff=first.d_ff) for rule in (f"window({WINDOW})", "full")]
+    encoder = [
+        Layer(reads=(read("input", rule),), d_ff=first.d_ff) for rule in (f"window({WINDOW + 1})", "full")
+    ]
     decoder = [
         Layer(reads=(read("output", rule), read("input", "full")), d_ff=size.d_ff)
         for rule in (f"causal & window({WINDOW})", "causal")
