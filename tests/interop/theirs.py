@@ -25,6 +25,7 @@ LLAMA = {
     "num_key_value_heads": 2,
     "head_dim": 10,
 }
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2}
 BERT = {
     "vocab_size": VOCABULARY,
     "hidden_size": 30,
@@ -103,14 +104,14 @@ CASES: dict[str, Theirs] = {
     "gpt2": Theirs(
         transformers.GPT2LMHeadModel,
         transformers.GPT2Config(
-            vocab_size=VOCABULARY, n_embd=30, n_head=3, n_layer=3, n_positions=40, resid_pdrop=0, embd_pdrop=0,
+            vocab_size=VOCABULARY, **TOKENS, n_embd=30, n_head=3, n_layer=3, n_positions=40, resid_pdrop=0, embd_pdrop=0,
             attn_pdrop=0,
         ),
     ),
     "gpt2 with an inner width": Theirs(
         transformers.GPT2LMHeadModel,
         transformers.GPT2Config(
-            vocab_size=VOCABULARY, n_embd=30, n_head=5, n_layer=2, n_positions=40, n_inner=37,
+            vocab_size=VOCABULARY, **TOKENS, n_embd=30, n_head=5, n_layer=2, n_positions=40, n_inner=37,
             activation_function="relu", resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
         ),
     ),
