@@ -104,8 +104,8 @@ CASES: dict[str, Theirs] = {
     "gpt2": Theirs(
         transformers.GPT2LMHeadModel,
         transformers.GPT2Config(
-            vocab_size=VOCABULARY, **TOKENS, n_embd=30, n_head=3, n_layer=3, n_positions=40, resid_pdrop=0, embd_pdrop=0,
-            attn_pdrop=0,
+            vocab_size=VOCABULARY, **TOKENS, n_embd=30, n_head=3, n_layer=3, n_positions=40, resid_pdrop=0,
+            embd_pdrop=0, attn_pdrop=0,
         ),
     ),
     "gpt2 with an inner width": Theirs(
