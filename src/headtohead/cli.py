@@ -341,6 +341,37 @@ def match(
     tables.print_match(name, to, on, input_tokens, output_tokens, tolerance, as_json)
 
 
+@app.command(
+    cls=Command, rich_help_panel=LOOK, short_help="What training a network takes of memory, by part."
+)
+def memory(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Presets.", autocompletion=_complete_preset)
+    ],
+    batch: Annotated[
+        int, typer.Option(metavar="N", parser=_at_least(1), help="Examples in a micro-batch.")
+    ] = 8,
+    input_tokens: Annotated[
+        int, typer.Option("--input", metavar="N", parser=_at_least(1), help="Tokens of input.")
+    ] = 128,
+    output_tokens: Annotated[
+        int, typer.Option("--output", metavar="M", parser=_at_least(1), help="Tokens of output.")
+    ] = 128,
+    precision: Annotated[
+        str, typer.Option(metavar="TYPE", help="What is computed in: fp32 or bf16.")
+    ] = "bf16",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Print what training takes of memory: weights, gradients, optimizer, activations by part, the loss.
+
+    Counted by running the network's own code on tensors without data: at any size, on any machine, exact for
+    eager training.
+    """
+    from headtohead.study import memory as counting
+
+    counting.print_memory(names, batch, input_tokens, output_tokens, precision, as_json)
+
+
 @app.command(cls=Command, rich_help_panel=LOOK, short_help="Draw who sees whom in a network.")
 def draw(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A preset.", autocompletion=_complete_preset)],

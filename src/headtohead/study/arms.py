@@ -50,7 +50,6 @@ def matched_arms(study: Study) -> dict[str, Matched]:
     drawn = {arm.key: described(study, arm) for arm in study.arms}
     for arm in study.arms:
         _check(arm, drawn[arm.key])
-        _check_memory(arm, drawn[arm.key])
     found: dict[str, Matched] = {}
     for arm in study.arms:
         if arm.match is None:
@@ -94,15 +93,18 @@ TRAINING_BYTES = 16
 """A parameter in training: the weight, its gradient and AdamW's two moments, in fp32."""
 
 
-def _check_memory(arm: Arm, network: Architecture) -> None:
-    """A slip in a size is told before a machine runs out of memory over it."""
+def too_large(arm: Arm, network: Architecture) -> str | None:
+    """Why an arm can't be trained on this machine, whatever its batch; None if it can. A slip in a size is told
+    before a machine runs out of memory over it.
+    """
     count = parameters(network)["total"]
     needed, there = count * TRAINING_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
-        raise UserError(
+        return (
             f"arm '{arm.key}' has {count:,} parameters: to train them takes {needed / 2**30:,.0f} GiB, and this "
-            f"machine has {there / 2**30:,.0f}: make it smaller"
+            f"machine has {there / 2**30:,.0f}"
         )
+    return None
 
 
 def described(study: Study, arm: Arm) -> Architecture:

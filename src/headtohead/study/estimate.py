@@ -15,7 +15,7 @@ from rich.table import Table
 
 from headtohead.measure.verdicts import detectable_before
 from headtohead.model.budget import cache_bytes, flops
-from headtohead.study.arms import Matched
+from headtohead.study.arms import Matched, too_large
 from headtohead.study.display import duration
 from headtohead.study.pace import pace
 from headtohead.study.plan import RatesStudy, Study, learning_rates
@@ -105,6 +105,9 @@ def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Tabl
         f"token; bytes of cache in bf16. Declared to differ: "
         f"{', '.join(plan.declared_differences) or 'nothing'}."
     )
+    for key, matched in arms.items():
+        if reason := too_large(plan.arm(key), matched.architecture):
+            note += f" Not on this machine: {reason}."
     return table, note
 
 

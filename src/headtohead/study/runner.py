@@ -22,7 +22,7 @@ from headtohead.errors import Interrupted, UserError, about
 from headtohead.files import FolderLock, write_atomic
 from headtohead.model.budget import cache_bytes, flops
 from headtohead.study import estimate
-from headtohead.study.arms import Matched, matched_arms, vocabulary
+from headtohead.study.arms import Matched, matched_arms, too_large, vocabulary
 from headtohead.study.plan import RatesStudy, Study, learning_rates, load
 from headtohead.study.prepare import (
     Source,
@@ -66,6 +66,9 @@ def study(
     if dry_run:
         estimate.show(file, plan, rates, source, arms, side_by_side)
         return
+    for key, matched in arms.items():
+        if reason := too_large(plan.arm(key), matched.architecture):
+            raise UserError(f"{file}: {reason}: make it smaller")
     chosen, committed = ({}, None) if rates else learning_rates(plan, file.parent)
     folder = out or Path("runs") / (rates or plan).name
     with FolderLock(folder):
