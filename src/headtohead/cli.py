@@ -341,6 +341,24 @@ def match(
     tables.print_match(name, to, on, input_tokens, output_tokens, tolerance, as_json)
 
 
+@app.command(cls=Command, rich_help_panel=LOOK, short_help="Which objectives make sense for which networks.")
+def objectives(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Presets; one of each kind if left out.",
+            autocompletion=_complete_preset,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Print which objectives make sense for which networks, and why the others don't."""
+    from headtohead.study import objectives as told
+
+    told.print_objectives(names or [])
+
+
 @app.command(
     cls=Command, rich_help_panel=LOOK, short_help="What training a network takes of memory, by part."
 )

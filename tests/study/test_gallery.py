@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from headtohead.cli import run
 from headtohead.errors import UserError
 from headtohead.model.presets import architecture, families
-from headtohead.study import gallery, terminal
+from headtohead.study import gallery, objectives, terminal
 from headtohead.study.drawing import drawing
 
 DOCS = Path("docs")
@@ -21,6 +22,18 @@ def test_what_stands_on_the_page_is_what_the_preset_says(name: str) -> None:
     family = families()[name]
     assert gallery.entry(family) in (DOCS / gallery.PAGE).read_text()
     assert (DOCS / gallery.PICTURES / f"{name}.svg").read_text() == drawing(gallery.shown(family))
+
+
+def test_the_page_of_objectives_is_what_the_objectives_do() -> None:
+    """If this fails, run make docs."""
+    assert (DOCS / gallery.OBJECTIVES).read_text() == objectives.page()
+
+
+def test_objectives_are_shown_for_networks_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["objectives", "redllm-nano"]) == 0
+    shown = capsys.readouterr().out
+    assert "redllm-nano" in shown and "(1) its input is empty" in " ".join(shown.split())
+    assert run(["objectives", "redllm-nanoo"]) == 2
 
 
 def test_the_page_has_no_family_that_is_gone() -> None:

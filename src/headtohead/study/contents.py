@@ -215,7 +215,8 @@ def _caption(arm: Arm) -> str:
     loss = {"all": "loss on every token", "output": "loss on the output"}.get(
         arm.supervise, f"loss on {arm.supervise}"
     )
-    return f"{depth}, width {a.d_model}, {a.heads} heads; {loss}; {arm.parameters:,} parameters"
+    learnt = "" if arm.objective is None else f"learns by {arm.objective}; "
+    return f"{depth}, width {a.d_model}, {a.heads} heads; {learnt}{loss}; {arm.parameters:,} parameters"
 
 
 def _rates(page: Page) -> dict[str, Any] | None:

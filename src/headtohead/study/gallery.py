@@ -14,6 +14,7 @@ from headtohead.files import write_atomic
 from headtohead.model.architecture import Architecture
 from headtohead.model.budget import parameters
 from headtohead.model.presets import Family, architecture, families
+from headtohead.study import objectives
 from headtohead.study.drawing import drawing, plain
 from headtohead.study.tables import decimal
 
@@ -62,6 +63,9 @@ def entry(family: Family) -> str:
     )
 
 
+OBJECTIVES = "objectives.md"
+
+
 def page() -> str:
     """The whole page, Markdown."""
     rows = ["| family | who sees whom | positions | norms | feed-forward |", "|---|---|---|---|---|"]
@@ -80,6 +84,7 @@ def page() -> str:
 def write(docs: Path) -> None:
     """Write the page and its pictures under `docs`."""
     write_atomic(docs / PAGE, page())
+    write_atomic(docs / OBJECTIVES, objectives.page())
     (docs / PICTURES).mkdir(exist_ok=True)
     for family in families().values():
         write_atomic(docs / PICTURES / f"{family.name}.svg", drawing(shown(family)))

@@ -43,6 +43,7 @@ class Arm:
     ink: Ink
     architecture: Architecture
     supervise: str
+    objective: str | None
     parameters: int
     matched_to: str | None
     mismatch: float | None
@@ -109,6 +110,7 @@ class Page:
                 ink=look,
                 architecture=Architecture.model_validate(arm["architecture"]),
                 supervise=arm["supervise"],
+                objective=arm.get("objective", {}).get("kind"),
                 parameters=arm["parameters"]["total"],
                 matched_to=arm.get("matched_to"),
                 mismatch=arm.get("mismatch"),
