@@ -118,6 +118,14 @@ DELETE = "delete done/data and start"
 
 KEYS = [
     file("misspelt at the top", "margin =", "margn =", "unknown key 'margn'", "did you mean 'margin'?"),
+    file("no such objective", 'label = "one stack"', 'label = "one stack"\nobjective = "spans"', "objective",
+         "no objective is called 'spans'", "arms"),
+    file("an objective's setting", 'label = "one stack"',
+         'label = "one stack"\nobjective = { kind = "masked", rat = 0.2 }', "objective", "'rat'"),
+    file("holes in a comparison", 'label = "one stack"', 'label = "one stack"\nobjective = "masked"',
+         "arm 'prefix' learns to answer holes in place"),
+    file("a senseless objective", 'label = "two stacks"', 'label = "two stacks"\nobjective = "causal"',
+         "arm 'two-full'", "can't learn by the objective 'causal'", "its input is empty"),
     file("misspelt table", "[recipe]", "[recipee]", "unknown key 'recipee'", "'recipe'"),
     file("misspelt in data", "window_bytes", "window_byte", "'data.window_byte'", "'window_bytes'"),
     file("misspelt size", "heads = 2", "haeds = 2", "'architecture.haeds'", "'heads'"),
