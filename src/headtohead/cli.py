@@ -341,6 +341,37 @@ def match(
     tables.print_match(name, to, on, input_tokens, output_tokens, tolerance, as_json)
 
 
+@app.command(
+    "explain-batch", cls=ManyValues, rich_help_panel=LOOK, short_help="Show one real batch, token by token."
+)
+def explain_batch(
+    target: Annotated[
+        Path, typer.Argument(metavar="STUDY|RUN", help="A study file, or the folder of a run.")
+    ],
+    arm: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The arm of a study.", show_default="the first")
+    ] = None,
+    example: Annotated[
+        int, typer.Option(metavar="N", parser=_at_least(1), help="Which example of the row.")
+    ] = 1,
+    tokens: Annotated[
+        int, typer.Option(metavar="N", parser=_at_least(1), help="Tokens shown of each stream, at most.")
+    ] = 48,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH...", help="Your own text in place of the embedded corpus."),
+    ] = None,
+) -> None:
+    """Show the first batch that an arm trains on: tokens, parts, positions, segments, targets and loss.
+
+    For a study, its text is prepared as the study would (it takes seconds), in a temporary folder. Short examples
+    are drawn with who sees whom, head by head.
+    """
+    from headtohead.study import explaining
+
+    explaining.explain(target, arm, example, tokens, text or [])
+
+
 @app.command(cls=Command, rich_help_panel=LOOK, short_help="Which objectives make sense for which networks.")
 def objectives(
     names: Annotated[

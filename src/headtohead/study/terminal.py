@@ -6,6 +6,7 @@ From the description alone, like the SVG drawing. Imports no torch.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from typing import cast
 
@@ -41,10 +42,7 @@ def lines(a: Architecture) -> list[Text]:
     found = [Text(a.name, style="bold"), Text(_about(a), style="dim"), Text()]
     for stream in reversed(a.streams):
         found += _stack(a, stream)
-    for stream in a.streams:
-        for layer, numbers in patterns(stream):
-            for heads, chosen in _groups(a, stream, layer):
-                found += _matrix(a, stream, layer, numbers, heads, chosen)
+    found += matrices(a, _tokens)
     found.append(
         Text(f"rows see columns: {SEES} seen, {BLIND} not; x input, ▸ start of the output, y output")
     )
@@ -54,6 +52,21 @@ def lines(a: Architecture) -> list[Text]:
             Text(f"{narrow}: wider than these {TOKENS_IN + TOKENS_OUT} tokens, so nothing of it shows here")
         )
     return found
+
+
+Held = Callable[[Stream], tuple[Coordinates, list[str]]]
+"""Where the tokens of a stream stand in the document that is drawn, and a letter for each."""
+
+
+def matrices(a: Architecture, held: Held) -> list[Text]:
+    """Who sees whom of a document's tokens, for every list of layers and group of heads."""
+    return [
+        line
+        for stream in a.streams
+        for layer, numbers in patterns(stream)
+        for heads, chosen in _groups(a, stream, layer, held)
+        for line in _matrix(a, stream, layer, numbers, heads, chosen, held)
+    ]
 
 
 def _about(a: Architecture) -> str:
@@ -103,11 +116,11 @@ def _numbers(numbers: list[int], depth: int) -> str:
     )
 
 
-def _groups(a: Architecture, stream: Stream, layer: Layer) -> list[tuple[str, int]]:
+def _groups(a: Architecture, stream: Stream, layer: Layer, held: Held) -> list[tuple[str, int]]:
     """Groups of heads that see alike: what they are called, and one of them."""
     heads = a.width(stream).heads
     alike: dict[bytes, list[int]] = {}
-    reads = [_seen(a, stream, read) for read in layer.reads]
+    reads = [_seen(a, stream, read, held) for read in layer.reads]
     for head in range(heads):
         seen = b"".join(matrix[min(head, len(matrix) - 1)].tobytes() for matrix in reads)
         alike.setdefault(seen, []).append(head)
@@ -127,28 +140,28 @@ def _tokens(stream: Stream) -> tuple[Coordinates, list[str]]:
     return Coordinates(*(array[held] for array in whole)), [labels[i] for i in np.flatnonzero(held)]
 
 
-def _seen(a: Architecture, stream: Stream, read: Read) -> np.ndarray:
-    """(heads or 1, queries, keys) of the short document."""
-    (queries, _), (keys, _) = _tokens(stream), _tokens(a.stream(read.keys))
+def _seen(a: Architecture, stream: Stream, read: Read, held: Held) -> np.ndarray:
+    """(heads or 1, queries, keys) of the document."""
+    (queries, _), (keys, _) = held(stream), held(a.stream(read.keys))
     return np.asarray(read.visibility.dense(queries, keys, a.width(stream).heads))
 
 
 def _matrix(
-    a: Architecture, stream: Stream, layer: Layer, numbers: list[int], heads: str, chosen: int
+    a: Architecture, stream: Stream, layer: Layer, numbers: list[int], heads: str, chosen: int, held: Held
 ) -> list[Text]:
     title = f"{stream.name}, {_numbers(numbers, stream.depth)}, {heads}"
     found = [Text(title, style="bold")]
     header = Text("    ")
     blocks: list[tuple[np.ndarray, str]] = []
     for read in layer.reads:
-        seen = _seen(a, stream, read)
-        _, columns = _tokens(a.stream(read.keys))
+        seen = _seen(a, stream, read, held)
+        _, columns = held(a.stream(read.keys))
         own = read.keys == stream.name
         style = INPUT_STYLE if own and stream.holds == "input" else OUTPUT_STYLE if own else ACROSS_STYLE
         blocks.append((seen[min(chosen, len(seen) - 1)], style))
         header.append(" ".join(columns) + GAP, style="dim")
     found.append(header)
-    _, rows = _tokens(stream)
+    _, rows = held(stream)
     for index, row in enumerate(rows):
         line = Text(f"  {row} ")
         for matrix, style in blocks:
