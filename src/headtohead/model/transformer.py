@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from headtohead.model.architecture import Architecture, Layer, Read, Stream
 from headtohead.model.attention import KeySource, LayerCache, Mask, Recorder
@@ -99,7 +101,8 @@ class Transformer(nn.Module):
         self.head_transform = HeadTransform(a, last) if a.head.transform else None
         self.head_bias = nn.Parameter(torch.empty(a.vocabulary)) if a.head.bias else None
         self._run_block: Callable[..., tuple[Tensor, list[Tensor | None]]] = _run_block
-        initialise(self, a, seed)
+        if self.device.type != "meta":  # weights without data get theirs once they have a place
+            initialise(self, a, seed)
 
     @property
     def device(self) -> torch.device:
@@ -108,6 +111,10 @@ class Transformer(nn.Module):
     def compile_blocks(self) -> None:
         """Compile one block's forward and backward; equal blocks share the graph."""
         self._run_block = torch.compile(_run_block, dynamic=False)
+
+    def recompute_blocks(self) -> None:
+        """Keep of a block its input alone for the backward pass, and run it again there. After `compile_blocks`."""
+        self._run_block = partial(checkpoint, self._run_block, use_reentrant=False)
 
     def table(self, stream: Stream) -> Tensor:
         """The token embeddings (V, d) of a stream."""
