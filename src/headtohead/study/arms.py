@@ -63,9 +63,15 @@ def matched_arms(study: Study) -> dict[str, Matched]:
                 "match both to that one"
             )
         example = (arm.match.input or 0, arm.match.output or 0)
-        with about(f"arm '{arm.key}'"):
-            target = quantity(on, *example)(drawn[to])
-            match_ = match(drawn[arm.key], target, on, *example, tolerance=TOLERANCE)
+        try:
+            with about(f"arm '{arm.key}'"):
+                target = quantity(on, *example)(drawn[to])
+                match_ = match(drawn[arm.key], target, on, *example, tolerance=TOLERANCE)
+        except UserError as unmatched:
+            # A slip in a size makes both impossible: the arm that is to be matched is where it was made.
+            if reason := too_large(study.arm(to), drawn[to]):
+                raise UserError(reason) from unmatched
+            raise
         sizes = parameters(match_.architecture)
         found[arm.key] = Matched(arm, match_.architecture, sizes, to, match_.mismatch, match_.changes, on=on)
     return found
