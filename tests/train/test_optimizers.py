@@ -9,7 +9,8 @@ import torch
 from tests.train.small import recipe, tiny
 
 from headtohead.model.transformer import Transformer
-from headtohead.train.optimizers import decayed, learning_rate, make_optimizer, set_learning_rate
+from headtohead.train.optimizers import decayed, make_optimizer, set_learning_rate
+from headtohead.train.schedules import learning_rate
 
 
 @pytest.mark.parametrize(

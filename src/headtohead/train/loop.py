@@ -29,9 +29,10 @@ from headtohead.train import checkpoint
 from headtohead.train.compiling import compiled_or_eager
 from headtohead.train.metrics import MetricsFile
 from headtohead.train.nonfinite import NonFinite, first_nonfinite_layer, nonfinite_gradient
-from headtohead.train.optimizers import learning_rate, make_optimizer, set_learning_rate
+from headtohead.train.optimizers import make_optimizer, set_learning_rate
 from headtohead.train.recipe import Recipe
 from headtohead.train.runtime import Notice, Runtime, configure, to_stderr
+from headtohead.train.schedules import learning_rate
 
 Evaluate = Callable[[Transformer, int], Mapping[str, Any]]
 OnProgress = Callable[[int, int, float, float], None]
