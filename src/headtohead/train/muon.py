@@ -15,9 +15,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
     and weight decay serve both (Liu et al., arXiv 2502.16982, section 2.2).
 
     What stands in one parameter only because one product is faster than two (keys and values, gate and up) are
-    different maps: their gradients share no singular vectors. Orthogonalised as one matrix of twice the rows they
-    would compete for directions of the input, and the scale would be that of the stack; so each is taken by itself,
-    and a network with fused projections trains as one without.
+    different maps, and each is orthogonalised by itself. As one matrix of twice the rows, the half with the larger
+    gradient would have nearly all of the step, which is the inequality that Muon is there to undo; and a network
+    would train in another way for having its projections fused.
 
     Args:
         hidden: matrices.
