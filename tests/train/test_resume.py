@@ -276,6 +276,20 @@ def _half_written(folder: Path) -> bool:
     return any(folder.glob("*/.unfinished-*"))
 
 
+def _killed(folder: Path, settings: dict[str, Any], seconds: float, writing: bool) -> bool:
+    """Start a run and kill it so many seconds after its first checkpoint, or when the next one is being written."""
+    process = start(folder, "pause=0.05", f"changes={json.dumps(settings)}")
+    while process.poll() is None and not list(folder.glob("checkpoints/*")):
+        time.sleep(0.002)
+    until = time.monotonic() + seconds
+    while process.poll() is None and (time.monotonic() < until or (writing and not _half_written(folder))):
+        time.sleep(0.0002)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), errors
+    return process.returncode != 0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_fifty_times(tmp_path: Path) -> None:
@@ -293,19 +307,8 @@ def test_killed_fifty_times(tmp_path: Path) -> None:
         expected = small.outcome(tmp_path / kind)
         for number in range(10):
             folder = tmp_path / f"{kind} {number}"
-            options = ("pause=0.01", f"changes={json.dumps(settings)}")
-            process = start(folder, *options)
-            begun = time.monotonic()
-            while not list(folder.glob("checkpoints/*")) and process.poll() is None:
-                assert time.monotonic() - begun < 120
-                time.sleep(0.002)
-            until = time.monotonic() + dice.uniform(0, 0.4)
-            while time.monotonic() < until and process.poll() is None:
-                time.sleep(0.001)
-            while number % 2 and process.poll() is None and not _half_written(folder):
-                pass
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            while not _killed(folder, settings, dice.uniform(0, 0.4), writing=bool(number % 2)):
+                shutil.rmtree(folder)  # it came to its end first
             while_writing += _half_written(folder)
             process = start(folder, f"changes={json.dumps(settings)}")
             _, errors = process.communicate()

@@ -69,7 +69,7 @@ def matched_arms(study: Study) -> dict[str, Matched]:
                 match_ = match(drawn[arm.key], target, on, *example, tolerance=TOLERANCE)
         except UserError as unmatched:
             # A slip in a size makes both impossible: the arm that is to be matched is where it was made.
-            if reason := too_large(study.arm(to), drawn[to]):
+            if reason := too_large(study.arm(to), drawn[to], study.optimizer):
                 raise UserError(reason) from unmatched
             raise
         sizes = parameters(match_.architecture)
@@ -95,16 +95,20 @@ def _check(arm: Arm, network: Architecture) -> None:
         )
 
 
-TRAINING_BYTES = 16
-"""A parameter in training: the weight, its gradient and AdamW's two moments, in fp32."""
+TRAINING_BYTES = {"adamw": 16, "muon": 12, "adafactor": 8}
+"""A parameter in training, at least: the weight, its gradient and what the optimizer keeps for most of them, in
+fp32; see `train.optimizers.kept`."""
 
 
-def too_large(arm: Arm, network: Architecture) -> str | None:
+def too_large(arm: Arm, network: Architecture, optimizer: str) -> str | None:
     """Why an arm can't be trained on this machine, whatever its batch; None if it can. A slip in a size is told
     before a machine runs out of memory over it.
     """
     count = parameters(network)["total"]
-    needed, there = count * TRAINING_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, there = (
+        count * TRAINING_BYTES[optimizer],
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
     if needed > there:
         return (
             f"arm '{arm.key}' has {count:,} parameters: to train them takes {needed / 2**30:,.0f} GiB, and this "
