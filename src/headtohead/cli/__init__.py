@@ -19,7 +19,7 @@ from headtohead.cli.base import PROGRAM, app, spread
 from headtohead.errors import Interrupted, UserError
 from headtohead.files import explain_os_error
 
-__all__ = ["app", "bench", "exchange", "networks", "run", "spread", "studies"]
+__all__ = ["app", "bench", "exchange", "fleet", "networks", "run", "spread", "studies"]
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
