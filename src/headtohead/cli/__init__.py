@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import typer
 
-from headtohead.cli import bench, exchange, networks, studies
+from headtohead.cli import bench, exchange, fleet, networks, studies
 from headtohead.cli.base import PROGRAM, app, spread
 from headtohead.errors import Interrupted, UserError
 from headtohead.files import explain_os_error

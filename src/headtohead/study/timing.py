@@ -47,7 +47,8 @@ def step_time(
 
     Activation checkpointing runs the forward pass a second time: 4/3 of the FLOPs. Moved are, in rings, for DDP the
     gradients (2 · 4 bytes a parameter, once a step), for FSDP2 the weights for each forward and each backward
-    pass and the gradients after it (4 bytes each, every micro-batch). Products and communication overlap: the longer one counts.
+    pass and the gradients after it (4 bytes each, every micro-batch). Products and communication overlap: the
+    longer one counts.
     A ring over more than a node goes at the pace between nodes.
     """
     work = flops(a, input, output, supervise)["training"] * (4 / 3 if checkpointing else 1)
