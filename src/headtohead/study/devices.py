@@ -16,7 +16,7 @@ GB, TERA = 1e9, 1e12
 @dataclass(frozen=True)
 class Device:
     """One accelerator. `flops`: dense bf16 FLOP/s; `memory`: bytes; `bandwidth`: of its memory, bytes/s; `link`: to
-    its neighbours in a node, bytes/s each way.
+    its neighbours in a node (of a TPU: in a pod), bytes/s each way.
     """
 
     name: str
@@ -26,6 +26,8 @@ class Device:
     bandwidth: float
     link: float
     note: str = ""
+    neighbours: int = 8
+    """How many are joined by `link`."""
 
 
 DEVICES: dict[str, Device] = {
@@ -46,11 +48,10 @@ DEVICES: dict[str, Device] = {
             2765 * GB,
             600 * GB,
             "headtohead does not run on TPUs: it is here since the paper's runs were made on them",
+            neighbours=8960,
         ),
     )
 }
-NODE = 8
-"""Devices in a node, joined by `Device.link`."""
 BETWEEN_NODES = 50 * GB
 """Bytes/s each way for each device between nodes: one port of 400 Gbit/s a device."""
 SHARE = 0.40

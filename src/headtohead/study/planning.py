@@ -20,7 +20,7 @@ from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture
 from headtohead.model.budget import Supervise, flops, parameters, places
 from headtohead.model.presets import architecture
-from headtohead.study.devices import BETWEEN_NODES, NODE, RESERVE, SHARE, Device, device
+from headtohead.study.devices import BETWEEN_NODES, RESERVE, SHARE, Device, device
 from headtohead.study.display import duration
 from headtohead.study.sizing import MOMENTS, WIDTH, Memory, Sharding, largest_rows, memory
 from headtohead.study.tables import binary, decimal, print_wide
@@ -224,7 +224,8 @@ def assumptions(of: Device, devices: int, work: Workload, share: float) -> list[
         "eager training with a fused attention kernel; masks are dense.",
     ]
     if devices > 1:
-        between = f"; more than {NODE} devices: {BETWEEN_NODES / 1e9:.0f} GB/s each" if devices > NODE else ""
+        slow = f"; more than {of.neighbours} devices: {BETWEEN_NODES / 1e9:.0f} GB/s each"
+        between = slow if devices > of.neighbours else ""
         found.append(
             f"Rings at {of.link / 1e9:.0f} GB/s each way{between}, wholly hidden behind the products where they are "
             "shorter. Loading, evaluation, checkpoints, failures and waiting for the slowest are left out."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from headtohead.model.architecture import Architecture
 from headtohead.model.budget import Supervise, flops, parameters
-from headtohead.study.devices import BETWEEN_NODES, NODE, Device
+from headtohead.study.devices import BETWEEN_NODES, Device
 from headtohead.study.sizing import MOMENTS, Sharding
 
 
@@ -59,5 +59,5 @@ def step_time(
     update = 4 * shared * (4 + 2 * MOMENTS[optimizer]) / device.bandwidth
     ring = (devices - 1) / devices
     bytes_ = {"none": 0.0, "ddp": 8.0 * count, "fsdp2": 12.0 * count * micro_steps}[sharding] * ring
-    link = device.link if devices <= NODE else min(device.link, BETWEEN_NODES)
+    link = device.link if devices <= device.neighbours else min(device.link, BETWEEN_NODES)
     return StepTime(products, update, max(0.0, bytes_ / link - products), bytes_)
