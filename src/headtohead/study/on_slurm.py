@@ -8,6 +8,7 @@ same way without a queue.
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,12 +105,16 @@ class SlurmPlace(Place):
             UserError: SLURM refuses.
         """
         executor = self._executor(threads)
+        # A terminal's Ctrl-C reaches the local executor's processes too, which inherit this: it is the study's alone.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return executor.submit(attempt, str(folder), token, threads)
         except Exception as error:  # whatever sbatch says, wrapped in several classes
             raise UserError(
                 f"SLURM took no job for {folder.name}: {error}; the same command goes on where it was"
             ) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def _executor(self, threads: int) -> Any:
         import submitit
