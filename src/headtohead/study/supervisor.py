@@ -10,6 +10,7 @@ from pathlib import Path
 
 from headtohead.errors import UserError
 from headtohead.files import make_folder, read_json, write_atomic
+from headtohead.study import lease
 from headtohead.study.asides import BASELINES, PAGE, Aside
 from headtohead.study.display import Display, State, Working, duration
 from headtohead.study.places import Here, Place
@@ -80,6 +81,7 @@ class Supervisor:
         for run in self.runs:  # one killed between its result and its cleaning up never runs again
             if is_done(folder_of(self.out, run)):
                 clear_checkpoints(folder_of(self.out, run))
+                (folder_of(self.out, run) / lease.FILE).unlink(missing_ok=True)
         results = write_results(self.out, self.runs)
         self.stopped = sum(line["status"] == "stopped" for line in results)
         with self.display:
