@@ -11,12 +11,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from headtohead.errors import Interrupted, UserError
 from headtohead.files import FolderLock, write_atomic
+from headtohead.study import lease
 from headtohead.study.processes import PARENT, end_with_parent, wait_for
 from headtohead.study.results import clear_checkpoints, read_run
 
@@ -34,7 +35,9 @@ def run(folder: Path) -> int:
     """
     end_with_parent()
     description = read_run(folder)
-    lock = claimed(folder, LOCK_SECONDS if PARENT in os.environ else 0.0)
+    lease.obey(folder)
+    far = lease.LEASE in os.environ
+    lock = claimed(folder, lease.LOCK_SECONDS if far else LOCK_SECONDS if PARENT in os.environ else 0.0)
     try:
         if not (folder / "result.json").exists():
             _run(folder, description)
@@ -110,14 +113,3 @@ class _Progress:
             beside.replace(self.path)
         except OSError:  # the display is no reason to end a run; a full disk shows at the next checkpoint
             pass
-
-
-def progress_of(folder: Path) -> dict[str, Any] | None:
-    """What a run last said of itself, None when it said nothing yet."""
-    try:
-        return json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-__all__: Sequence[str] = ["progress_of", "run"]
