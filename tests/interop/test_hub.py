@@ -21,7 +21,6 @@ from headtohead.interop.frame import own_frame
 from headtohead.interop.hub import bytes_as_tokenizer, export_network, import_network
 from headtohead.model.architecture import Architecture, one_stack
 from headtohead.model.parts import Norms
-from headtohead.model.presets import architecture
 from headtohead.model.transformer import Transformer
 from headtohead.train.checkpoint import named_tensors
 
@@ -167,16 +166,6 @@ def test_a_folder_that_is_there_is_not_touched(tmp_path: Path) -> None:
     assert "is there already" in told(export_network, folder, tmp_path / "there")
     assert "no format 'onnx'" in told(export_network, folder, tmp_path / "new", "onnx")
     assert not list((tmp_path / "there").iterdir()) and not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize("name", ["decllm-nano", "prefix-nano", "redllm-nano"])
-def test_what_transformers_does_not_compute_is_refused(name: str, tmp_path: Path) -> None:
-    a = architecture(name)
-    write_folder(tmp_path / "ours", Held(a, named_tensors(Transformer(a)), own_frame()))
-    assert "transformers has no network that computes" in told(
-        export_network, tmp_path / "ours", tmp_path / "out"
-    )
-    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------
