@@ -202,6 +202,16 @@ def test_presets_count_as_the_published_networks(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "total"),
+    [("s-s", 312_517_632), ("b-b", 591_490_560), ("xl-xl", 3_766_980_608), ("9b-2b", 12_292_375_296),
+     ("9b-9b", 20_333_401_088)],
+)  # fmt: skip
+def test_t5gemma_counts_as_its_published_weights(name: str, total: int) -> None:
+    """The totals that the hub gives for the released safetensors."""
+    assert parameters(architecture(f"t5gemma-{name}"))["total"] == total
+
+
+@pytest.mark.parametrize(
     ("name", "d", "d_ff", "layers", "heads", "keys"),
     [
         ("270m-270m", 640, 2048, 18, 4, 1),
