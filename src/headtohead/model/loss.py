@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-PLACES_AT_ONCE = 512
+from headtohead.model.budget import PLACES_AT_ONCE
 
 
 @dataclass(frozen=True)

@@ -132,11 +132,13 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         recorder: Recorder | None = None,
         reference: bool = False,
+        known: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Final states (B, T, d) of the last stream.
+        """Final states (B, T, d) of the last stream that is given.
 
         With a cache, `streams` holds only what is new; a stream without new tokens may be left out.
         `recorder` collects attention weights, which takes the reference attention, as does `reference`.
+        `known`: final states, by stream, of streams that are not run again.
         """
         plain = reference or recorder is not None
         finals: dict[str, Tensor] = {}
@@ -150,6 +152,9 @@ class Transformer(nn.Module):
                 continue
             if cache is not None:
                 cache.append(stream.name, streams[stream.name].coordinates, where[stream.name])
+            if known is not None and stream.name in known:
+                finals[stream.name] = known[stream.name]
+                continue
             x = self._embedded(stream, streams[stream.name], where[stream.name])
             masks = self._masks(stream, streams, where, cache, plain)
             for index, (layer, block) in enumerate(zip(stream.expanded, self._blocks(stream), strict=True)):
@@ -163,7 +168,7 @@ class Transformer(nn.Module):
                         assert seen is not None
                         recorder.weights[stream.name, index, sublayer] = seen
             finals[stream.name] = self.final_norms[stream.name](x) if self.final_norms else x
-        return finals[self.architecture.output_stream.name]
+        return next(reversed(finals.values()))
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits (B, T, V) in fp32 at every place of the last stream. For looking, not for training."""

@@ -93,7 +93,8 @@ def _of_study(file: Path, key: str | None, text: list[Path], field: str, folder:
         raise UserError(f"{file} has no arm '{key}': {suggest(key, list(arms))}")
     matched = arms[key or next(iter(arms))]
     data = prepare(study, read_source(text, None, field), folder, lambda line: None)
-    learns = "" if matched.arm.objective is None else f", {matched.arm.objective!r}"
+    objective = matched.arm.objective
+    learns = "" if objective is None else f", learns by {objective.model_dump().pop('kind')}"
     found = _first_row(
         f"{study.name}: {matched.arm.label}{learns}", matched.architecture, matched.arm.supervise, study.data.row,
         study.data.side, folder, study.trains_on(matched.arm), list(data["stores"]), study.seeds[0],

@@ -13,12 +13,10 @@ from typing import Literal
 
 from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, Layer, Stream
-from headtohead.model.budget import parameters, places
+from headtohead.model.budget import PLACES_AT_ONCE, parameters, places
 from headtohead.model.parts import GATED
 
 Sharding = Literal["none", "ddp", "fsdp2"]
-CHUNK = 1024
-"""Places whose logits are there at a time (`model.loss.PLACES_AT_ONCE`)."""
 MOMENTS = {"adamw": 2, "adafactor": 1}
 """Numbers of fp32 an optimizer keeps for each parameter (Adafactor: without factorisation, no momentum)."""
 WIDTH = {"bf16": 2, "fp32": 4}
@@ -155,7 +153,9 @@ def memory(
         kept = rows * whole.each + whole.once
     last = a.width(a.output_stream).d_model
     places_ = rows * (output if supervised is None else supervised)
-    logits = min(CHUNK, places_) * a.vocabulary * 12 + a.vocabulary * last * (4 + w) + places_ * last * w
+    logits = (
+        min(PLACES_AT_ONCE, places_) * a.vocabulary * 12 + a.vocabulary * last * (4 + w) + places_ * last * w
+    )
     working = 12.0 * _block_parameters(a) if sharding == "fsdp2" else 0.0
     return Memory(
         4 * count / parts,

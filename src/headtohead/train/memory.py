@@ -20,8 +20,7 @@ from headtohead.model.architecture import Architecture
 from headtohead.model.attention import Attention
 from headtohead.model.batch import Tokens
 from headtohead.model.blocks import MLP
-from headtohead.model.budget import parameters, places
-from headtohead.model.loss import PLACES_AT_ONCE
+from headtohead.model.budget import PLACES_AT_ONCE, parameters, places
 from headtohead.model.transformer import Transformer
 from headtohead.model.visibility import INPUT, OUTPUT
 from headtohead.train.optimizers import Keeping, kept
