@@ -45,7 +45,7 @@ def test_the_closed_form_is_what_autograd_saves(name: str, precision: Precision)
 def test_the_rest_of_one_device_is_the_same_as_counted() -> None:
     a = architecture("redllm-nano")
     counted, found = training_memory(a, 3, 32, 32, "bf16"), memory(a, 3, 32, 32, "bf16")
-    assert sizing.CHUNK == PLACES_AT_ONCE
+    assert sizing.PLACES_AT_ONCE == PLACES_AT_ONCE
     for ours, theirs in (("weights", "weights"), ("gradients", "gradients"), ("optimizer", "optimizer")):
         assert getattr(found, ours) == counted[theirs]
     assert found.logits == counted["loss"]
