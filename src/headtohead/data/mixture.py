@@ -10,6 +10,7 @@ import math
 import tomllib
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from pydantic import Field
 from headtohead.data.shards import mix
 from headtohead.errors import UserError
 from headtohead.files import read_text
-from headtohead.model.parts import Frozen
+from headtohead.model.parts import Frozen, Listed
 from headtohead.validation import validated
 
 BLOCK = 1024
@@ -54,7 +55,7 @@ class Mixture:
     def counts(self, places: int) -> list[int]:
         """How many of the first `places`, a multiple of BLOCK, each source has: rounded so that they add up."""
         edges = [0, *(math.floor(end * places + 0.5) for end in self._ends), places]
-        return [after - before for before, after in zip(edges, edges[1:], strict=False)]
+        return [after - before for before, after in pairwise(edges)]
 
     def _shuffled(self, block: int) -> tuple[Numbers, Numbers]:
         before, after = self.counts(block * BLOCK), self.counts((block + 1) * BLOCK)
@@ -86,7 +87,7 @@ class MixtureSource(Frozen):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,60}$")]
     weight: Annotated[float, Field(gt=0)] = 1.0
-    text: tuple[str, ...] = ()
+    text: Listed[str] = ()
     """Files and folders, relative to the mixture file."""
     dataset: str | None = None
     split: str | None = None
@@ -96,7 +97,7 @@ class MixtureSource(Frozen):
 class MixtureFile(Frozen):
     """A mixture file: a list of sources with weights."""
 
-    sources: Annotated[tuple[MixtureSource, ...], Field(min_length=1)]
+    sources: Annotated[Listed[MixtureSource], Field(min_length=1)]
 
 
 def read_mixture(path: Path) -> tuple[MixtureSource, ...]:

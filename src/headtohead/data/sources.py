@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -32,13 +33,15 @@ WANTED = "pip install 'headtohead[data]'"
 
 class Text(NamedTuple):
     """A document or a section of one. `key`: 64 bits of the sha256 of the whole document's text; equal texts have
-    equal keys. `read`: bytes of the source that were read so far, for an estimate of the end.
+    equal keys. `read`: bytes of the source that were read so far, for an estimate of the end. `goes_on`: a further
+    section of the document before it.
     """
 
     name: str
     text: str
     key: int
     read: int
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def files_source(
         for file, its_name in files_at(path, len(paths) == 1, LARGE_SUFFIXES):
             found.setdefault(file.resolve(), (its_name, file))
     files = sorted(found.values())
-    for (one, _), (two, _) in zip(files, files[1:], strict=False):
+    for (one, _), (two, _) in pairwise(files):
         if one == two:
             raise UserError(
                 f"two different files would both be called {one}: rename one or give their folder"
@@ -163,7 +166,7 @@ def _sections(name: str, text: str, read: int) -> Iterator[Text]:
     start = number = 0
     while start < len(data):
         end = _cut(data[start : start + SECTION]) if len(data) - start > SECTION else len(data) - start
-        yield Text(f"{name}#{number:03d}", data[start : start + end].decode(), key, read)
+        yield Text(f"{name}#{number:03d}", data[start : start + end].decode(), key, read, number > 0)
         start, number = start + end, number + 1
 
 
@@ -247,7 +250,7 @@ def dataset_source(
     name: str = "dataset",
     weight: float = 1.0,
 ) -> Source:
-    """A dataset of the library `datasets`: a folder it saved, a name on the hub (streamed), or an object of its classes.
+    """A dataset of the library `datasets`: a folder it saved, a name on the hub (streamed), or an object of it.
 
     Raises:
         UserError: the library is missing, nothing is found there, no such split or field.

@@ -28,21 +28,22 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from headtohead.data.blocks import PARTS
 from headtohead.data.mixture import Mixture
 from headtohead.data.packing import plan_rows
 from headtohead.data.shards import Example, ExampleStore, mix
 from headtohead.data.tokenizers import Tokenizer, load_tokenizer
+from headtohead.data.writing import NAMES
 from headtohead.errors import UserError
 from headtohead.files import read_json, sha256_of
 
 FORMAT = 1
 MANIFEST = "shards.json"
 PLAN = "plan.json"
-NAMES = "names.json"
-"""In the folder of a shard: what its documents are called. Only read to name one, so that nothing grows with them."""
+
+
 STRETCH = 2048
 """Places that are packed into rows at a time."""
-PARTS = ("train", "validation")
 
 Numbers = npt.NDArray[np.int64]
 
