@@ -216,9 +216,6 @@ class _Shards:
     def _is_kept(self, block: Block) -> bool:
         name = self._name(block)
         if name not in self.kept:
-            self.kept = {
-                k: v for k, v in self.kept.items() if not k.startswith(f"{self.source}.{block.part}.")
-            }
             self.kept[name] = whole(self.build.out, name, self.about)
         return self.kept[name] is not None
 
