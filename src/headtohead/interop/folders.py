@@ -35,7 +35,7 @@ from headtohead.model.architecture import Architecture
 from headtohead.model.transformer import Transformer
 from headtohead.study.prepare import read_data
 from headtohead.study.results import is_done, read_run
-from headtohead.train.checkpoint import named_tensors
+from headtohead.train.inherit import put
 from headtohead.validation import validated
 
 FORMAT = 1
@@ -66,27 +66,6 @@ class Held:
         model = Transformer(self.architecture)
         put(model, self.weights)
         return model.eval()
-
-
-def put(model: Transformer, weights: Mapping[str, Tensor]) -> None:
-    """Give a network its weights, by the names of `named_tensors`.
-
-    Raises:
-        UserError: naming the first tensor that is missing, unknown or of another shape.
-    """
-    own = named_tensors(model)
-    for name, tensor in own.items():
-        if name not in weights:
-            raise UserError(f"the tensor '{name}' of shape {list(tensor.shape)} is missing")
-        if weights[name].shape != tensor.shape:
-            raise UserError(
-                f"the tensor '{name}' has the shape {list(weights[name].shape)}: the network's is {list(tensor.shape)}"
-            )
-    if unknown := sorted(weights.keys() - own.keys()):
-        raise UserError(f"the tensor '{unknown[0]}' is none of the network's")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(weights[name])
 
 
 def write_folder(folder: Path, held: Held) -> None:

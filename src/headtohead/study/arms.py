@@ -5,6 +5,7 @@ quantities.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,11 @@ from headtohead.model.budget import Parameters, parameters
 from headtohead.model.matching import On, match, quantity
 from headtohead.model.presets import architecture
 from headtohead.model.reach import check_supervision, crossing
-from headtohead.study.plan import Arm, Study
+from headtohead.study.plan import Arm, ArmArchitecture, Shared, Study
 from headtohead.validation import explained, validated
 
+SIZED = tuple(Shared.model_fields)
+"""The sizes and parts of a network that a study may share among its arms."""
 TOLERANCE = 0.01
 """Equal parameters means: totals no further apart than this fraction."""
 BYTE_VOCABULARY = 7 + 256
@@ -117,23 +120,35 @@ def described(study: Study, arm: Arm) -> Architecture:
     """The network an arm describes, before any matching: the study's shared sizes, with the arm's own over
     them.
     """
-    own = arm.architecture
-    sizes: dict[str, Any] = {
-        name: getattr(study.architecture, name) for name in type(study.architecture).model_fields
-    }
-    sizes.update({name: getattr(own, name) for name in sizes if getattr(own, name) is not None})
-    sizes = {name: value for name, value in sizes.items() if value is not None}
-    sizes["vocabulary"] = vocabulary(study)
-    where = f"arm '{arm.key}'"
+    shared = {name: getattr(study.architecture, name) for name in type(study.architecture).model_fields}
+    return network_of(arm.architecture, arm.key, f"arm '{arm.key}'", vocabulary(study), shared)
+
+
+def network_of(
+    own: ArmArchitecture, name: str, where: str, vocabulary: int, shared: Mapping[str, Any] | None = None
+) -> Architecture:
+    """The network that a table of a file describes, under a name.
+
+    Args:
+        where: what it is to the person, the start of an error.
+        shared: sizes and parts that go over those of a preset, and under the table's own.
+
+    Raises:
+        UserError: it is no network, or no preset.
+    """
+    sizes: dict[str, Any] = {key: (shared or {}).get(key) for key in SIZED}
+    sizes.update({key: getattr(own, key) for key in sizes if getattr(own, key) is not None})
+    sizes = {key: value for key, value in sizes.items() if value is not None}
+    sizes["vocabulary"] = vocabulary
     if own.preset is None:
-        d_ff = sizes.pop("d_ff")
-        tables = {**sizes, "name": arm.key, "streams": _with_d_ff(own.streams, d_ff)}
+        d_ff = sizes.pop("d_ff", None)
+        tables = {**sizes, "name": name, "streams": _with_d_ff(own.streams, d_ff)}
         return validated(Architecture, tables, where)
     with about(where):
         preset = architecture(own.preset)
     depths = {} if own.depths is None else {"depths": own.depths}
     try:
-        return preset.resized(name=arm.key, **depths, **sizes)
+        return preset.resized(name=name, **depths, **sizes)
     except ValidationError as error:
         raise UserError(f"{where}: {explained(Architecture, error)}") from error
     except ValueError as error:
@@ -153,7 +168,7 @@ def _with_d_ff(streams: Any, d_ff: int) -> Any:
     """
 
     def layer(entry: Any) -> Any:
-        return {"d_ff": d_ff, **entry} if isinstance(entry, dict) else entry
+        return {"d_ff": d_ff, **entry} if isinstance(entry, dict) and d_ff is not None else entry
 
     def stream(entry: Any) -> Any:
         if isinstance(entry, dict) and isinstance(entry.get("layers"), list | tuple):

@@ -19,7 +19,7 @@ from headtohead.model.budget import flops
 from headtohead.study.arms import Matched
 from headtohead.study.plan import RatesStudy, Rung, Study
 
-RungName = Literal["rehearsal", "full", "rates"]
+RungName = Literal["rehearsal", "full", "rates", "train"]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from headtohead.data.objectives import Codes, objective, wrong_inputs
 from headtohead.data.packing import plan_rows
 from headtohead.data.shards import Example, ExampleStore, order
 from headtohead.data.tokenizers import Tokenizer, load_tokenizer
-from headtohead.errors import UserError
+from headtohead.errors import UserError, about
+from headtohead.files import read_bytes
 from headtohead.generate.decoding import greedy
 from headtohead.measure.scoring import (
     all_token_nats,
@@ -37,7 +38,8 @@ from headtohead.model.budget import flops
 from headtohead.model.transformer import Transformer
 from headtohead.study.prepare import Lengths, check_data, held_out, read_data, training_lengths
 from headtohead.train.checkpoint import named_tensors
-from headtohead.train.loop import Trained, train
+from headtohead.train.inherit import put
+from headtohead.train.loop import OnLine, Trained, train
 from headtohead.train.nonfinite import NonFinite
 from headtohead.train.recipe import Recipe
 from headtohead.train.runtime import configure
@@ -106,13 +108,14 @@ class Rows:
 
 
 def trained(
-    folder: Path, description: dict[str, Any], report: Report
+    folder: Path, description: dict[str, Any], report: Report, on_line: OnLine | None = None
 ) -> tuple[dict[str, Any], bytes | None, dict[str, float]]:
     """The result of the run that `description` (run.json) describes, its weights (None if it had to stop),
-    seconds.
+    seconds. `on_line` gets each line of the metrics and each point of the curve (`train.loop.train`).
 
     Raises:
-        UserError: data that is not what the description names, a checkpoint of another run, a full disk.
+        UserError: data or first weights that are not what the description names, a checkpoint of another run, a
+            full disk.
     """
     recipe = Recipe.model_validate(description["recipe"])
     runtime = configure(recipe, lambda line: None)  # what the machine lacks is told once, by the loop
@@ -122,6 +125,8 @@ def trained(
     evaluation = description["evaluation"]
     longer = Layout(network, description["supervise"], evaluation["row"], evaluation["side"])
     model = Transformer(network, recipe.seed)
+    if "initial" in description:
+        _put_initial(model, folder, description["initial"])
     identity = {
         "version": description["version"],
         "commit": description.get("commit"),
@@ -141,13 +146,13 @@ def trained(
         "learning_rate": recipe.learning_rate,
     }
     about = {
-        **({"objective": description["objective"]} if "objective" in description else {}),
+        **{key: description[key] for key in ("objective", "initial") if key in description},
         "description": description["architecture"],
         "recipe": description["recipe"],
         "identity": identity,
     }
     try:
-        done = _train(folder, description, model, layout, longer, data, recipe, report)
+        done = _train(folder, description, model, layout, longer, data, recipe, report, on_line)
     except NonFinite as stop:
         return (
             {
@@ -156,6 +161,7 @@ def trained(
                 "reason": str(stop),
                 "step": stop.step,
                 "layer": stop.layer,
+                "documents": list(stop.documents),
                 **about,
             },
             None,
@@ -217,6 +223,7 @@ def _train(
     data: _Data,
     recipe: Recipe,
     report: Report,
+    on_line: OnLine | None,
 ) -> Trained:
     rows = Rows(data.train, data.lengths, recipe, data.row, data.side)
     evaluation = description["evaluation"]
@@ -235,6 +242,10 @@ def _train(
         nats = score_examples(model, longer, watched, per_batch)
         return {"bits_per_byte": {region: bits_per_byte(watched, nats, region) for region in data.regions}}
 
+    def documents_of(batch: Shown) -> list[str]:
+        return [data.train.documents[example.document] for row in batch.rows for example in row]
+
+    decisive = ("version", "data", "supervise", *(["initial"] if "initial" in description else []))
     return train(
         model,
         batch_at,
@@ -242,11 +253,28 @@ def _train(
         folder,
         ledger=RunLedger(),
         flops_of=_flops_counter(layout),
-        identity={key: description[key] for key in ("version", "data", "supervise")},
+        identity={key: description[key] for key in decisive},
         evaluate=evaluate,
         evaluate_at=evaluation["curve_steps"],
         on_progress=lambda step, steps, left, nats: report("training", step, left, nats),
+        on_line=on_line,
+        documents_of=documents_of,
+        fresh="initial" not in description,
     )
+
+
+INITIAL = "initial.safetensors"
+"""First weights of a run that has not those of the init function, in its folder."""
+
+
+def _put_initial(model: Transformer, folder: Path, initial: Mapping[str, Any]) -> None:
+    """Give a network the first weights that its run was written down with, checked by their SHA-256."""
+    path, again = folder / INITIAL, "start the run again in another folder"
+    content = read_bytes(path, "the first weights")
+    if hashlib.sha256(content).hexdigest() != initial["sha256"]:
+        raise UserError(f"{path} has been altered since it was written: {again}")
+    with about(path):
+        put(model, safetensors.torch.load(content))
 
 
 def _flops_counter(layout: Layout) -> Callable[[Any], float]:
