@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from headtohead.data import sense
+from headtohead.data.objectives import Objective
+from headtohead.data.packing import Supervise
 from headtohead.errors import UserError, about
 from headtohead.model.architecture import Architecture
 from headtohead.model.budget import Parameters, parameters
@@ -81,19 +83,32 @@ def matched_arms(study: Study) -> dict[str, Matched]:
 
 
 def _check(arm: Arm, network: Architecture) -> None:
-    if arm.objective is not None:
-        if arm.objective.in_place:
-            raise UserError(
-                f"arm '{arm.key}' learns to answer holes in place, and a study scores what is written after an "
-                "input: give it an objective that writes, such as 'prefix' or 'span-corruption'"
-            )
-        with about(f"arm '{arm.key}'"):
-            sense.check([arm.objective], network, arm.supervise)
-    check_supervision(network, arm.supervise)
+    if arm.objective is not None and arm.objective.in_place:
+        raise UserError(
+            f"arm '{arm.key}' learns to answer holes in place, and a study scores what is written after an "
+            "input: give it an objective that writes, such as 'prefix' or 'span-corruption'"
+        )
+    check_learns(f"arm '{arm.key}'", network, arm.objective, arm.supervise)
+
+
+def check_learns(what: str, network: Architecture, objective: Objective | None, supervise: Supervise) -> None:
+    """Whether a network can learn this way, from rows that hold several documents.
+
+    Args:
+        what: it is, to the person: the start of an error.
+
+    Raises:
+        UserError: with the reason.
+    """
+    if objective is not None:
+        with about(what):
+            sense.check([objective], network, supervise)
+    if supervise != "holes":
+        check_supervision(network, supervise)
     if found := crossing(network):
         stream, read = found
         raise UserError(
-            f"arm '{arm.key}': stream '{stream}' reads '{read.keys}' under '{read.visibility}', by which the "
+            f"{what}: stream '{stream}' reads '{read.keys}' under '{read.visibility}', by which the "
             "documents that share a row see each other: add '& same_document'"
         )
 
@@ -102,15 +117,16 @@ TRAINING_BYTES = 16
 """A parameter in training: the weight, its gradient and AdamW's two moments, in fp32."""
 
 
-def too_large(arm: Arm, network: Architecture) -> str | None:
-    """Why an arm can't be trained on this machine, whatever its batch; None if it can. A slip in a size is told
+def too_large(arm: Arm | str, network: Architecture) -> str | None:
+    """Why an arm (or what is called so) can't be trained on this machine, whatever its batch; None if it can. A slip in a size is told
     before a machine runs out of memory over it.
     """
     count = parameters(network)["total"]
     needed, there = count * TRAINING_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
+        what = arm if isinstance(arm, str) else f"arm '{arm.key}'"
         return (
-            f"arm '{arm.key}' has {count:,} parameters: to train them takes {needed / 2**30:,.0f} GiB, and this "
+            f"{what} has {count:,} parameters: to train them takes {needed / 2**30:,.0f} GiB, and this "
             f"machine has {there / 2**30:,.0f}"
         )
     return None
@@ -162,7 +178,7 @@ def vocabulary(study: Study) -> int:
     return study.data.vocabulary
 
 
-def _with_d_ff(streams: Any, d_ff: int) -> Any:
+def _with_d_ff(streams: Any, d_ff: int | None) -> Any:
     """Layers that don't say how wide their feed-forward is get the shared width; anything odd is left to
     validation.
     """

@@ -186,7 +186,10 @@ class Basis:
         examples = (
             steps * recipe.rows_per_step * self.data["splits"]["train"]["examples"] / self.rows_in_pass[seed]
         )
-        work = flops(matched.architecture, *self.typical_of(arm), matched.arm.supervise)
+        given, output = self.typical_of(arm)
+        in_place = objective is not None and objective.in_place  # answers stand in the text: nothing is written
+        answers = (given, 1, output - 1) if in_place else (given, output, matched.arm.supervise)
+        work = flops(matched.architecture, *answers)
         scored = len(self.data["regions"]) * (
             shared.curve_windows * len(description["evaluation"]["curve_steps"])
             + 2 * evaluation["windows"]  # with the right input and with a wrong one

@@ -26,6 +26,7 @@ from headtohead.errors import UserError, about
 from headtohead.files import read_bytes
 from headtohead.generate.decoding import greedy
 from headtohead.measure.scoring import (
+    Nats,
     all_token_nats,
     bits_per_byte,
     by_document,
@@ -304,7 +305,7 @@ def _scored(
     evaluation = description["evaluation"]
     per_batch = evaluation["rows_per_batch"]
     found = [data.scored[int(i)] for i in held_out(data.scored, evaluation["windows"], data.regions)]
-    shown, wrong = data.presented(found), data.presented(wrong_inputs(found))
+    shown = data.presented(found)
     nats = score_examples(model, layout, shown, per_batch)
     apart = {region: by_document(shown, nats, region) for region in data.regions}
     names = {region: [data.scored.documents[d] for d in found.documents] for region, found in apart.items()}
@@ -316,7 +317,7 @@ def _scored(
     return {
         "split": evaluation["split"],
         "bits_per_byte": {region: bits_per_byte(shown, nats, region) for region in data.regions},
-        "value_of_input": value_of_input(model, layout, shown, wrong, nats, data.regions, per_batch),
+        **_value_of_input(model, layout, found, shown, nats, data, evaluation),
         "all_tokens_bits_per_byte": _all_tokens(model, layout, shown, per_batch),
         "documents": {
             "names": first,
@@ -325,6 +326,22 @@ def _scored(
             "bits": {region: list(found.bits) for region, found in apart.items()},
         },
     }
+
+
+def _value_of_input(
+    model: Transformer,
+    layout: Layout,
+    found: Sequence[Example],
+    shown: Sequence[Example],
+    nats: Nats,
+    data: _Data,
+    evaluation: Mapping[str, Any],
+) -> dict[str, Any]:
+    if not evaluation.get("swaps", True):
+        return {}
+    wrong, per_batch = data.presented(wrong_inputs(found)), evaluation["rows_per_batch"]
+    value = value_of_input(model, layout, shown, wrong, nats, data.regions, per_batch)
+    return {"value_of_input": value}
 
 
 def _all_tokens(
