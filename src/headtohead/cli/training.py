@@ -45,7 +45,8 @@ def train(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", parser=at_least(1), help="Optimizer steps.", show_default="1000")
+        int | None,
+        typer.Option(metavar="N", parser=at_least(1), help="Optimizer steps.", show_default="1000"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder.", show_default="runs/NAME")
@@ -90,8 +91,6 @@ def train(
         return solo.Origin(str(folder), held.architecture, held.weights, held.tokenizer)
 
     solo.train(
-        solo.Words(
-            what, text or [], pairs, field, steps, init_from, out, resume, track, set_ or []
-        ),
+        solo.Words(what, text or [], pairs, field, steps, init_from, out, resume, track, set_ or []),
         read_network,
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from headtohead.data.tokenizers import Tokenizer, load_tokenizer
+from headtohead.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from headtohead.errors import Interrupted, UserError, about
 from headtohead.files import FolderLock, read_json, write_atomic
 from headtohead.model.architecture import Architecture
@@ -125,6 +125,8 @@ def _written_down(words: Words, read_network: Callable[[Path], Origin]) -> Path:
     source = read_source([Path(path) for path in solo.data.text], _path(solo.data.pairs), solo.data.field)
     origin = None if solo.init_from is None else read_network(Path(solo.init_from))
     given = None if origin is None else _tokenizer_of(origin)
+    if isinstance(given, ByteTokenizer):
+        solo = solo.on_bytes()
     a, study = _planned(solo, where, source, origin, given)
     if reason := too_large(a.name, a):
         raise UserError(f"{reason}: make it smaller")
@@ -174,7 +176,9 @@ def _path(text: str | None) -> Path | None:
 def _tokenizer_of(origin: Origin) -> Tokenizer:
     """The source's tokenizer, without which its embeddings would mean other tokens."""
     if origin.tokenizer is None:
-        raise UserError(f"--init-from {origin.name}: it has no tokenizer, so its embeddings are of unknown tokens")
+        raise UserError(
+            f"--init-from {origin.name}: it has no tokenizer, so its embeddings are of unknown tokens"
+        )
     with TemporaryDirectory() as folder:
         path = Path(folder) / "tokenizer.json"
         path.write_text(origin.tokenizer, encoding="utf-8")
@@ -256,7 +260,9 @@ def _work(folder: Path, track: str | None, go_on: str) -> None:
             stack.callback(tracked.close)
             watchers.append(tracked)
         try:
-            watchers.append(stack.enter_context(Watch(description["label"], recipe["steps"], per_token, peak)))
+            watchers.append(
+                stack.enter_context(Watch(description["label"], recipe["steps"], per_token, peak))
+            )
             worker.run(folder, watchers, go_on)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; go on from the last checkpoint with: {go_on}") from None

@@ -116,6 +116,10 @@ class Solo(Frozen):
             )
         return self
 
+    def on_bytes(self) -> Solo:
+        """The same with the tokenizer that its first weights came with, bytes."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"tokenizer": "bytes"})})
+
 
 class Settings(DataSettings):
     """Data whose scored regions are those of the objective itself."""
@@ -155,7 +159,9 @@ def read_solo(what: str | None, flags: Mapping[str, Any], overrides: Sequence[st
     if what is not None and what.endswith(".toml"):
         tables, where = read_toml(Path(what), "the training file"), what
         if tables.get("kind", "train") != "train":
-            raise UserError(f"{what}: kind = {tables['kind']!r} is a study: run it with headtohead study {what}")
+            raise UserError(
+                f"{what}: kind = {tables['kind']!r} is a study: run it with headtohead study {what}"
+            )
     elif what is not None:
         preset_of(what)  # an unknown name is told with those it resembles
         tables = {"architecture": {"preset": what}}
@@ -190,7 +196,11 @@ def network(solo: Solo, where: str, inherited: Architecture | None, vocabulary: 
         return inherited.resized(vocabulary=vocabulary or inherited.vocabulary)
     size = vocabulary or solo.data.vocabulary
     if size is None:
-        size = preset_of(own.preset).vocabulary if own.preset is not None else DataSettings.model_fields["vocabulary"].default
+        size = (
+            preset_of(own.preset).vocabulary
+            if own.preset is not None
+            else DataSettings.model_fields["vocabulary"].default
+        )
     return network_of(own, name, where, size)
 
 
@@ -230,7 +240,11 @@ def as_study(solo: Solo, a: Architecture, objective: Objective | None) -> Study:
     width = a.width(a.output_stream)
     # Objectives that cut text into text are the region that is scored; the others learn apart from it.
     apart = objective is not None and not isinstance(objective, TextToText)
-    kept = {key: value for key, value in _recipe(solo, steps).items() if key not in ("seed", "steps", "learning_rate")}
+    kept = {
+        key: value
+        for key, value in _recipe(solo, steps).items()
+        if key not in ("seed", "steps", "learning_rate")
+    }
     return Study(
         name=named(solo),
         title=solo.title or a.name,
@@ -285,7 +299,9 @@ def _settings(data: SoloData, a: Architecture, objective: Objective | None) -> S
     row = data.row or ROW
     side = data.side or (max(4, row // 2) if a.two_streams else row)
     longest = row if not a.two_streams else 2 * side
-    window = data.window_bytes or max(16, (longest - 16) * (BYTES_PER_TOKEN if data.tokenizer == "bpe" else 1))
+    window = data.window_bytes or max(
+        16, (longest - 16) * (BYTES_PER_TOKEN if data.tokenizer == "bpe" else 1)
+    )
     apart = objective is not None and not isinstance(objective, TextToText)
     scored = PrefixLM() if apart and not objective.in_place else objective
     return Settings(

@@ -30,13 +30,20 @@ class Watch:
     """
 
     def __init__(
-        self, name: str, steps: int, bytes_per_token: float, peak: float | None, console: Console | None = None
+        self,
+        name: str,
+        steps: int,
+        bytes_per_token: float,
+        peak: float | None,
+        console: Console | None = None,
     ) -> None:
         self.name, self.steps, self.peak = name, steps, peak
         self.bits = 1 / math.log(2) / bytes_per_token
         self.console = console or Console(highlight=False, soft_wrap=True)
         self.live = (
-            Live(console=self.console, refresh_per_second=4, transient=True) if self.console.is_terminal else None
+            Live(console=self.console, refresh_per_second=4, transient=True)
+            if self.console.is_terminal
+            else None
         )
         self.stage, self.step = "starting", 0
         self.left: float | None = None

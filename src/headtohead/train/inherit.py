@@ -39,7 +39,9 @@ MEANING = ("feed_forward", "biases", "norms.kind", "norms.place", "heads", "d_he
 BEHAVIOUR = ("positions", "scores", "norms", "embeddings", "head")
 """What may differ, and is told: the weights have to learn to live with it."""
 IN_LAYER = re.compile(r"stacks\.(?P<stream>[^.]+)\.(?P<layer>\d+)\.(?P<rest>.+)")
-OF_SUBLAYER = re.compile(r"(?P<kind>attentions|attention_norms|attention_after_norms)\.(?P<at>\d+)\.(?P<rest>.+)")
+OF_SUBLAYER = re.compile(
+    r"(?P<kind>attentions|attention_norms|attention_after_norms)\.(?P<at>\d+)\.(?P<rest>.+)"
+)
 OF_STREAM = re.compile(r"(?P<kind>\w+)\.(?P<stream>[^.]+)(?P<rest>(\..+)?)")
 
 
@@ -220,7 +222,10 @@ def _same_buckets(source: Architecture, of: Stream, target: Architecture, stream
 
 def _differences(source: Architecture, target: Architecture) -> Iterator[str]:
     for part in BEHAVIOUR:
-        there, here = getattr(source, part).model_dump(mode="json"), getattr(target, part).model_dump(mode="json")
+        there, here = (
+            getattr(source, part).model_dump(mode="json"),
+            getattr(target, part).model_dump(mode="json"),
+        )
         for key in dict.fromkeys((*there, *here)):
             if there.get(key) != here.get(key):
                 yield f"{part}.{key}: {_word(there.get(key))} -> {_word(here.get(key))}"
@@ -239,6 +244,8 @@ def _word(value: Any) -> str:
 
 def _together(names: list[str]) -> list[str]:
     """Names of tensors, those of all layers as one: ``stacks.output.*.attentions.1``."""
-    short = (re.sub(r"\.(weight|bias)$", "", re.sub(r"^(stacks\.[^.]+)\.\d+", r"\1.*", name)) for name in names)
+    short = (
+        re.sub(r"\.(weight|bias)$", "", re.sub(r"^(stacks\.[^.]+)\.\d+", r"\1.*", name)) for name in names
+    )
     parents = (re.sub(r"^(stacks\..+\.attentions\.\d+)\..+", r"\1", name) for name in short)
     return list(dict.fromkeys(parents))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -14,9 +15,11 @@ from headtohead.model.transformer import Transformer
 from headtohead.train.runtime import Runtime
 
 WINDOW = 64
-"""How many of the last steps' losses say what is usual."""
-FEWEST = 16
-"""Before there are so many, nothing is a spike: a run's first losses fall too fast to say what is usual."""
+"""How many of the last steps' losses say how much they differ from one to the next."""
+NEAR = 16
+"""How many of the last say what is usual."""
+FEWEST = 32
+"""Before there are so many, nothing is a spike."""
 SPREADS = 6.0
 """How many robust standard deviations above the median a loss has to be."""
 LEAST_RISE = 0.02
@@ -30,13 +33,14 @@ PLACES = 256
 def is_spike(recent: Sequence[float], nats: float) -> bool:
     """Whether a step's loss stands out above those of the steps before it (`recent`, nats per token).
 
-    Above the median by more than 6 robust standard deviations (1.4826 · median absolute deviation) and by more
-    than 2 %. Median and deviation, unlike mean and variance, are not moved by the spikes themselves.
+    Above the median of the last 16 by more than 6 robust standard deviations and by more than 2 %. The deviation is
+    1.4826 · the median absolute difference of neighbours / √2 over the last 64: medians are not moved by the spikes
+    themselves, and differences not by a loss that falls.
     """
     if len(recent) < FEWEST:
         return False
-    usual = statistics.median(recent)
-    spread = NORMAL * statistics.median(abs(value - usual) for value in recent)
+    usual = statistics.median(recent[-NEAR:])
+    spread = NORMAL / math.sqrt(2) * statistics.median(abs(b - a) for a, b in pairwise(recent))
     return nats - usual > max(SPREADS * spread, LEAST_RISE * abs(usual))
 
 
