@@ -79,7 +79,11 @@ def test_decoder_to_encoder_decoder_as_t5gemma() -> None:
     ids = text(2)
     given, written = tokens(ids, part=0), tokens(text(3), part=1, first=ids.shape[1])
     kept: dict[str, torch.Tensor] = {}
-    taker.final_norms["input"].register_forward_hook(lambda module, args, out: kept.update(encoder=out))
+
+    def keep(module: torch.nn.Module, given: object, out: torch.Tensor) -> None:
+        kept["encoder"] = out
+
+    taker.final_norms["input"].register_forward_hook(keep)
     taker.hidden({"input": given, "output": written})
     assert torch.equal(kept["encoder"], under_full.hidden({"text": given}))
     own, theirs = named_tensors(taker), named_tensors(giver)

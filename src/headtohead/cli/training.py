@@ -90,7 +90,15 @@ def train(
         held = read_folder(folder)
         return solo.Origin(str(folder), held.architecture, held.weights, held.tokenizer)
 
+    def exports(folder: Path) -> bool:
+        from headtohead.interop.families import to_theirs
+        from headtohead.interop.folders import read_folder
+
+        held = read_folder(folder)
+        return to_theirs(held.architecture, held.weights) is not None
+
     solo.train(
         solo.Words(what, text or [], pairs, field, steps, init_from, out, resume, track, set_ or []),
         read_network,
+        exports,
     )

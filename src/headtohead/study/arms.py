@@ -118,8 +118,8 @@ TRAINING_BYTES = 16
 
 
 def too_large(arm: Arm | str, network: Architecture) -> str | None:
-    """Why an arm (or what is called so) can't be trained on this machine, whatever its batch; None if it can. A slip in a size is told
-    before a machine runs out of memory over it.
+    """Why an arm (or what is called so) can't be trained on this machine, whatever its batch; None if it can. A slip
+    in a size is told before a machine runs out of memory over it.
     """
     count = parameters(network)["total"]
     needed, there = count * TRAINING_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -77,11 +77,12 @@ class Words:
         return {key: value for key, value in told.items() if value is not None}
 
 
-def train(words: Words, read_network: Callable[[Path], Origin]) -> None:
+def train(words: Words, read_network: Callable[[Path], Origin], exports: Callable[[Path], bool]) -> None:
     """Train the network that the words describe, or go on with a run; print what came out and what to do next.
 
     Args:
         read_network: what gives a folder's network, for ``--init-from``.
+        exports: whether a run's network can be handed over to transformers.
 
     Raises:
         UserError: a word, file, key or value that is wrong; a folder in use or taken.
@@ -89,14 +90,11 @@ def train(words: Words, read_network: Callable[[Path], Origin]) -> None:
     """
     if words.track is not None:
         check_tracker(words.track)
-    if words.resume is not None:
-        folder = _resumed(words)
-    else:
-        folder = _written_down(words, read_network)
+    folder = _resumed(words) if words.resume is not None else _written_down(words, read_network)
     go_on = ["headtohead", "train", "--resume", str(folder)]
     go_on += [] if words.track is None else ["--track", words.track]
     _work(folder, words.track, shlex.join(go_on))
-    _tell(folder)
+    _tell(folder, exports)
 
 
 def _resumed(words: Words) -> Path:
@@ -203,12 +201,11 @@ def _planned(
         # A byte tokenizer has the vocabulary it has: every byte, and what the objective needs.
         a = network(solo, where, inherited, BYTE_VOCABULARY + len(study.extra_tokens))
         study = as_study(solo, a, objective)
-    if given is not None:
-        if lacking := [name for name in study.extra_tokens if name not in given.extra]:
-            raise UserError(
-                f"the objective needs the token {lacking[0]}, which the tokenizer of {solo.init_from} was made "
-                "without: choose an objective that needs none, such as 'prefix'"
-            )
+    if given is not None and (lacking := [name for name in study.extra_tokens if name not in given.extra]):
+        raise UserError(
+            f"the objective needs the token {lacking[0]}, which the tokenizer of {solo.init_from} was made "
+            "without: choose an objective that needs none, such as 'prefix'"
+        )
     check_learns(a.name, a, objective, supervise_of(solo, objective))
     return a, study
 
@@ -268,7 +265,7 @@ def _work(folder: Path, track: str | None, go_on: str) -> None:
             raise Interrupted(f"interrupted; go on from the last checkpoint with: {go_on}") from None
 
 
-def _tell(folder: Path) -> None:
+def _tell(folder: Path, exports: Callable[[Path], bool]) -> None:
     """What came out, and what can be done with it."""
     result = read_json(folder / "result.json", "the result")
     if result["status"] != "finished":
@@ -279,4 +276,5 @@ def _tell(folder: Path) -> None:
     print("next:")
     print(f"  python -c \"import headtohead; print(headtohead.load('{folder}').generate('The'))\"")
     print(f"  headtohead explain-batch {folder}")
-    print(f"  headtohead export {folder} --out {folder}-hf")
+    if exports(folder):
+        print(f"  headtohead export {folder} --out {folder}-hf")

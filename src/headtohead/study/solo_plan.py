@@ -105,7 +105,7 @@ class Solo(Frozen):
     supervise: Supervise | None = None
     init_from: str | None = None
     data: SoloData = SoloData()
-    recipe: dict[str, Any] = {}
+    recipe: dict[str, Any] = Field(default_factory=dict)
     evaluation: Watching = Watching()
 
     @model_validator(mode="after")
@@ -302,8 +302,8 @@ def _settings(data: SoloData, a: Architecture, objective: Objective | None) -> S
     window = data.window_bytes or max(
         16, (longest - 16) * (BYTES_PER_TOKEN if data.tokenizer == "bpe" else 1)
     )
-    apart = objective is not None and not isinstance(objective, TextToText)
-    scored = PrefixLM() if apart and not objective.in_place else objective
+    written = objective is not None and not objective.in_place and not isinstance(objective, TextToText)
+    scored = PrefixLM() if written else objective
     return Settings(
         tokenizer=data.tokenizer,
         vocabulary=a.vocabulary,

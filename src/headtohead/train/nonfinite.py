@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 NAMED = 8
 """How many documents of a batch are named in one line; all are in `NonFinite.documents`."""
 
