@@ -74,7 +74,7 @@ def matched_arms(study: Study) -> dict[str, Matched]:
                 match_ = match(drawn[arm.key], target, on, *example, tolerance=TOLERANCE)
         except UserError as unmatched:
             # A slip in a size makes both impossible: the arm that is to be matched is where it was made.
-            if reason := too_large(study.arm(to), drawn[to]):
+            if reason := too_large(study.arm(to), drawn[to], study.optimizer):
                 raise UserError(reason) from unmatched
             raise
         sizes = parameters(match_.architecture)
@@ -113,16 +113,20 @@ def check_learns(what: str, network: Architecture, objective: Objective | None, 
         )
 
 
-TRAINING_BYTES = 16
-"""A parameter in training: the weight, its gradient and AdamW's two moments, in fp32."""
+TRAINING_BYTES = {"adamw": 16, "muon": 12, "adafactor": 8}
+"""A parameter in training, at least: the weight, its gradient and what the optimizer keeps for most of them, in
+fp32; see `train.optimizers.kept`."""
 
 
-def too_large(arm: Arm | str, network: Architecture) -> str | None:
+def too_large(arm: Arm | str, network: Architecture, optimizer: str) -> str | None:
     """Why an arm (or what is called so) can't be trained on this machine, whatever its batch; None if it can. A slip
     in a size is told before a machine runs out of memory over it.
     """
     count = parameters(network)["total"]
-    needed, there = count * TRAINING_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, there = (
+        count * TRAINING_BYTES[optimizer],
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
     if needed > there:
         what = arm if isinstance(arm, str) else f"arm '{arm.key}'"
         return (

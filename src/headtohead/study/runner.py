@@ -67,7 +67,7 @@ def study(
         estimate.show(file, plan, rates, source, arms, side_by_side)
         return
     for key, matched in arms.items():
-        if reason := too_large(plan.arm(key), matched.architecture):
+        if reason := too_large(plan.arm(key), matched.architecture, plan.optimizer):
             raise UserError(f"{file}: {reason}: make it smaller")
     chosen, committed = ({}, None) if rates else learning_rates(plan, file.parent)
     folder = out or Path("runs") / (rates or plan).name

@@ -126,7 +126,7 @@ def _written_down(words: Words, read_network: Callable[[Path], Origin]) -> Path:
     if isinstance(given, ByteTokenizer):
         solo = solo.on_bytes()
     a, study = _planned(solo, where, source, origin, given)
-    if reason := too_large(a.name, a):
+    if reason := too_large(a.name, a, study.recipe.get("optimizer", "adamw")):
         raise UserError(f"{reason}: make it smaller")
     initial = None if origin is None else _inherited(a, study.seeds[0], origin)
     with FolderLock(folder):

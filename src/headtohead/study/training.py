@@ -175,6 +175,8 @@ def trained(
     result.update(_scored(model, longer, data, description))
     result["ledger"] = {**_counts(done.ledger.ledger), "steps": recipe.steps}
     result["curve"] = done.curve
+    if done.averaged:
+        result["averaged"] = done.averaged
     result["samples"] = _samples(model, longer, data, evaluation)
     weights = safetensors.torch.save(
         {name: tensor.detach().contiguous() for name, tensor in named_tensors(model).items()}
