@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from headtohead.data.objectives import Objective, ObjectiveField, PrefixLM, Restoration
+from headtohead.data.packing import fits_row
 from headtohead.errors import UserError
 from headtohead.files import read_json
 from headtohead.model.matching import On
@@ -116,8 +117,7 @@ class DataSettings(Frozen):
 
     def fits(self, input_tokens: int, output_tokens: int) -> bool:
         """Whether an example fits a row of one stream and both sides of two (`data.packing.plan_rows`)."""
-        n, m = 1 + input_tokens, 1 + output_tokens
-        return n + m <= self.row and max(n, m) <= self.side
+        return fits_row(input_tokens, output_tokens, self.row, self.side)
 
 
 class NetworkParts(Frozen):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headtohead.data.corpora import Corpus, Pairs, Splits, load_corpus, load_pairs, split_by_group
+from headtohead.data.corpora import Corpus, Pairs, load_corpus, load_pairs
 from headtohead.data.objectives import (
     Codes,
     aligned,
@@ -27,6 +27,7 @@ from headtohead.data.objectives import (
 )
 from headtohead.data.packing import plan_rows
 from headtohead.data.shards import ExampleStore, order
+from headtohead.data.splits import Splits, split_by_group
 from headtohead.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from headtohead.errors import UserError
 from headtohead.files import explain_os_error, make_folder, read_json, sha256_of, write_atomic
