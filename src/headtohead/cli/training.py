@@ -38,6 +38,12 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
+    shards: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="What headtohead shard made, of text of any size.", rich_help_panel=DATA
+        ),
+    ] = None,
     field: Annotated[
         str | None,
         typer.Option(
@@ -98,7 +104,7 @@ def train(
         return to_theirs(held.architecture, held.weights) is not None
 
     solo.train(
-        solo.Words(what, text or [], pairs, field, steps, init_from, out, resume, track, set_ or []),
+        solo.Words(what, text or [], pairs, shards, field, steps, init_from, out, resume, track, set_ or []),
         read_network,
         exports,
     )

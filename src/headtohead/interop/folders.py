@@ -232,7 +232,8 @@ def _run(folder: Path) -> Held:
         Architecture, description["architecture"], f"{folder / 'run.json'}: architecture"
     )
     data = (folder / description["data"]["folder"]).resolve()
-    there = read_data(data)
+    if not description["data"].get("shards"):
+        read_data(data)
     tokenizer = data / TOKENIZER
     if not tokenizer.is_file() or sha256_of(tokenizer) != description["data"]["tokenizer_sha256"]:
         raise UserError(f"{tokenizer} is missing or is not the one of the run {folder}")
@@ -250,7 +251,7 @@ def _run(folder: Path) -> Held:
             "run": folder.name,
             "arm": description.get("arm"),
             "seed": description.get("seed"),
-            "corpus_sha256": there["corpus_sha256"],
+            "corpus_sha256": description["data"]["corpus_sha256"],
             "regions": list(regions),
         },
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,6 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
+from headtohead.data.objectives import objective
+from headtohead.data.stream import Sharded, StreamRows
 from headtohead.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from headtohead.errors import Interrupted, UserError, about
 from headtohead.files import FolderLock, read_json, write_atomic
@@ -26,8 +31,9 @@ from headtohead.study.plan import Study
 from headtohead.study.prepare import Source, check_rows, prepare, read_data, read_source
 from headtohead.study.results import is_done, read_run
 from headtohead.study.runner import basis_of
-from headtohead.study.schedule import identity_of
+from headtohead.study.schedule import Basis, identity_of
 from headtohead.study.solo_plan import (
+    Rows,
     Solo,
     as_study,
     learning_rate,
@@ -38,6 +44,7 @@ from headtohead.study.solo_plan import (
     supervise_of,
 )
 from headtohead.study.tracking import Tracked, check_tracker
+from headtohead.study.versions import versions
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Words:
     what: str | None = None
     text: Sequence[Path] = ()
     pairs: Path | None = None
+    shards: Path | None = None
     field: str | None = None
     steps: int | None = None
     init_from: Path | None = None
@@ -70,6 +78,7 @@ class Words:
         told = {
             "data.text": [str(path) for path in self.text] or None,
             "data.pairs": None if self.pairs is None else str(self.pairs),
+            "data.shards": None if self.shards is None else str(self.shards),
             "data.field": self.field,
             "recipe.steps": self.steps,
             "init_from": None if self.init_from is None else str(self.init_from),
@@ -120,36 +129,96 @@ def _written_down(words: Words, read_network: Callable[[Path], Origin]) -> Path:
     solo, where = read_solo(words.what, words.flags(), words.overrides)
     folder = words.out or Path("runs") / named(solo)
     _check_free(folder)
+    if solo.data.shards is not None:
+        return _from_shards(solo, where, folder, read_network)
     source = read_source([Path(path) for path in solo.data.text], _path(solo.data.pairs), solo.data.field)
     origin = None if solo.init_from is None else read_network(Path(solo.init_from))
     given = None if origin is None else _tokenizer_of(origin)
     if isinstance(given, ByteTokenizer):
         solo = solo.on_bytes()
     a, study = _planned(solo, where, source, origin, given)
-    if reason := too_large(a.name, a, study.recipe.get("optimizer", "adamw")):
+    if reason := too_large(a.name, a, study.optimizer):
         raise UserError(f"{reason}: make it smaller")
     initial = None if origin is None else _inherited(a, study.seeds[0], origin)
     with FolderLock(folder):
         data = prepare(study, source, folder / "data", print, given)
         check_rows(folder / "data", study.data)
-        key = study.arms[0].key
-        matched = Matched(study.arms[0], a, parameters(a))
-        basis = basis_of(study, {key: matched}, data, folder / "data", None)
-        windows = {"split": "test", "windows": study.evaluation.test_windows, "swaps": study.evaluation.swaps}
-        run = basis.run(key, study.seeds[0], "train", study.rungs.full, learning_rate(solo), windows)
-        description = {**run.description, "data": {**run.description["data"], "folder": "data"}}
-        if initial is not None:
-            content, description["initial"] = initial
-            write_atomic(folder / INITIAL, content)
-        description["identity"] = identity_of(description)
-        write_atomic(folder / "run.json", json.dumps(description, indent=1, ensure_ascii=False) + "\n")
-    steps, examples = description["recipe"]["steps"], data["splits"]["train"]["examples"]
-    passes = steps * description["recipe"]["rows_per_step"] / basis.rows_in_pass[study.seeds[0]]
+        matched = {study.arms[0].key: Matched(study.arms[0], a, parameters(a))}
+        basis = basis_of(study, matched, data, folder / "data", None)
+        _write_run(folder, solo, basis, initial, {"folder": "data"})
+    return folder
+
+
+def _from_shards(solo: Solo, where: str, folder: Path, read_network: Callable[[Path], Origin]) -> Path:
+    """`_written_down`, on data that `headtohead shard` made: nothing is read but descriptions and a few lengths."""
+    shards = Path(solo.data.shards or "")
+    sharded = Sharded.open(shards)
+    origin = None if solo.init_from is None else read_network(Path(solo.init_from))
+    tokenizer = sharded.description["tokenizer_sha256"]
+    if origin is not None and _tokenizer_of(origin).sha256 != tokenizer:
+        raise UserError(
+            f"{shards} was tokenized with another tokenizer than {origin.name}: shard the text with --tokenizer of it"
+        )
+    a = network(solo, where, None if origin is None else origin.architecture, sharded.vocabulary)
+    made = dict(zip(sharded.objectives, sharded.description["settings"]["objectives"], strict=True))
+    key = sharded.objectives[0]
+    if solo.objective is not None:
+        fitting = [name for name, table in made.items() if objective(table) == solo.objective]
+        if not fitting:
+            raise UserError(
+                f"{shards} was not cut by the objective {solo.objective!r}: it has {', '.join(made)}; shard it with it"
+            )
+        key = fitting[0]
+    by = objective(made[key])
+    check_learns(a.name, a, by, supervise_of(solo, by))
+    if reason := too_large(a.name, a, as_study(solo, a, by).optimizer):
+        raise UserError(f"{reason}: make it smaller")
+    rows = StreamRows(sharded, seed=0, rows_per_step=1, row=solo.data.row, side=solo.data.side, objective=key)
+    study = as_study(solo, a, by, Rows(rows.row, rows.side))
+    store = sharded.store("train", key)
+    lengths = store.held(np.arange(min(len(store), SAMPLE)))
+    sizes = {
+        "examples": len(store),
+        **{f"{name}_tokens": round(float(held.mean()) * len(store)) for name, held in zip(("input", "output"), lengths, strict=True)},
+    }  # fmt: skip
+    data = {"splits": {"train": sizes}, "regions": [by.region], "stores": {}, **sharded.identity}
+    arm = study.arms[0].model_copy(update={"objective": None})
+    study = study.model_copy(update={"arms": (arm,)})
+    matched = {arm.key: Matched(arm, a, parameters(a))}
+    in_pass = {study.seeds[0]: rows.rows_in_epoch}
+    basis = Basis(study, matched, data, versions(), in_pass, (rows.row, rows.side))
+    initial = None if origin is None else _inherited(a, study.seeds[0], origin)
+    with FolderLock(folder):
+        place = os.path.relpath(shards.resolve(), folder.resolve())
+        _write_run(folder, solo, basis, initial, {"folder": place, "shards": True, "train": key})
+    return folder
+
+
+SAMPLE = 1024
+"""Examples whose lengths say what is usual."""
+
+
+def _write_run(
+    folder: Path, solo: Solo, basis: Basis, initial: tuple[bytes, dict[str, Any]] | None, data: dict[str, Any]
+) -> None:
+    """FOLDER/run.json, and the first weights it names; tells what is going to be done."""
+    study = basis.study
+    seed, key = study.seeds[0], study.arms[0].key
+    a = basis.arms[key].architecture
+    windows = {"split": "test", "windows": study.evaluation.test_windows, "swaps": study.evaluation.swaps}
+    run = basis.run(key, seed, "train", study.rungs.full, learning_rate(solo), windows)
+    description = {**run.description, "data": {**run.description["data"], **data}}
+    if initial is not None:
+        content, description["initial"] = initial
+        write_atomic(folder / INITIAL, content)
+    description["identity"] = identity_of(description)
+    write_atomic(folder / "run.json", json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+    steps, examples = description["recipe"]["steps"], basis.data["splits"]["train"]["examples"]
+    passes = steps * description["recipe"]["rows_per_step"] / basis.rows_in_pass[seed]
     print(
         f"{a.name}: {description['parameters']['total']:,} parameters, vocabulary {a.vocabulary}; "
         f"{examples:,} training examples, {steps:,} steps ({passes:.2g} passes); in {folder}"
     )
-    return folder
 
 
 INITIAL = "initial.safetensors"
@@ -193,20 +262,20 @@ def _planned(
 ) -> tuple[Architecture, Study]:
     inherited = None if origin is None else origin.architecture
     a = network(solo, where, inherited, None if given is None else given.vocabulary)
-    objective = None if source.regions else objective_of(solo, a)
+    by = None if source.regions else objective_of(solo, a)
     if source.regions and solo.objective is not None:
         raise UserError("pairs are an input and an output already: leave 'objective' out with --pairs")
-    study = as_study(solo, a, objective)
+    study = as_study(solo, a, by)
     if given is None and solo.data.tokenizer == "bytes":
         # A byte tokenizer has the vocabulary it has: every byte, and what the objective needs.
         a = network(solo, where, inherited, BYTE_VOCABULARY + len(study.extra_tokens))
-        study = as_study(solo, a, objective)
+        study = as_study(solo, a, by)
     if given is not None and (lacking := [name for name in study.extra_tokens if name not in given.extra]):
         raise UserError(
             f"the objective needs the token {lacking[0]}, which the tokenizer of {solo.init_from} was made "
             "without: choose an objective that needs none, such as 'prefix'"
         )
-    check_learns(a.name, a, objective, supervise_of(solo, objective))
+    check_learns(a.name, a, by, supervise_of(solo, by))
     return a, study
 
 
@@ -245,7 +314,7 @@ def _work(folder: Path, track: str | None, go_on: str) -> None:
     torch.set_num_threads(recipe["threads"])
     bf16 = recipe["precision"] == "bf16" and has_bf16()
     peak = matmul_peak(torch.bfloat16 if bf16 else torch.float32)  # before the run, which it must not disturb
-    per_token = read_data(folder / description["data"]["folder"])["bytes_per_token"]
+    per_token = _bytes_per_token(folder, description["data"])
     last = next(iter(checkpoints(folder / "checkpoints")), None)
     reached = 0 if last is None else int(last.name.removeprefix("step-"))
     if reached:
@@ -263,6 +332,16 @@ def _work(folder: Path, track: str | None, go_on: str) -> None:
             worker.run(folder, watchers, go_on)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; go on from the last checkpoint with: {go_on}") from None
+
+
+def _bytes_per_token(folder: Path, data: Mapping[str, Any]) -> float:
+    """Of the training text: exact, or of the first examples of shards."""
+    where = folder / data["folder"]
+    if not data.get("shards"):
+        return read_data(where)["bytes_per_token"]
+    store = Sharded.open(where).store("train", data["train"])
+    some = [store[i] for i in range(min(len(store), SAMPLE))]
+    return sum(e.output_bytes for e in some) / max(1, sum(len(e.output) for e in some))
 
 
 def _tell(folder: Path, exports: Callable[[Path], bool]) -> None:

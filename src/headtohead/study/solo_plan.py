@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
@@ -52,8 +52,13 @@ def _named(value: Any) -> Any:
     return {"preset": value} if isinstance(value, str) else value
 
 
+CUT_ALREADY = ("field", "tokenizer", "vocabulary", "window_bytes", "tune", "test")
+"""What sharded data have settled."""
+
+
 class SoloData(Frozen):
-    """What is read, and how it becomes rows. `text`: files or folders; `pairs`: a .jsonl file of inputs and outputs.
+    """What is read, and how it becomes rows. `text`: files or folders; `pairs`: a .jsonl file of inputs and outputs;
+    `shards`: a folder of `headtohead shard`, whose text is tokenized and cut already.
 
     Left out: `vocabulary` is the preset's, `row` 512 tokens, `side` the row (half of it for two streams),
     `window_bytes` what fills a row.
@@ -61,6 +66,7 @@ class SoloData(Frozen):
 
     text: Listed[str] = ()
     pairs: str | None = None
+    shards: str | None = None
     field: str = "text"
     tokenizer: Literal["bpe", "bytes"] = "bpe"
     vocabulary: PositiveInt | None = None
@@ -72,8 +78,12 @@ class SoloData(Frozen):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if self.text and self.pairs is not None:
-            raise ValueError("text and pairs can't be given together: choose one")
+        given = {"text": bool(self.text), "pairs": self.pairs is not None, "shards": self.shards is not None}
+        if len(found := [name for name, there in given.items() if there]) > 1:
+            raise ValueError(f"{' and '.join(found)} can't be given together: choose one")
+        cut = [name for name in CUT_ALREADY if name in self.model_fields_set]
+        if self.shards is not None and cut:
+            raise ValueError(f"{cut[0]} can't be set with shards: they are tokenized and cut already")
         return self
 
 
@@ -226,14 +236,22 @@ def supervise_of(solo: Solo, objective: Objective | None) -> Supervise:
     return solo.supervise or ("holes" if objective is not None and objective.in_place else "output")
 
 
-def as_study(solo: Solo, a: Architecture, objective: Objective | None) -> Study:
+class Rows(NamedTuple):
+    """How long rows are, in tokens."""
+
+    row: int
+    side: int
+
+
+def as_study(solo: Solo, a: Architecture, objective: Objective | None, rows: Rows | None = None) -> Study:
     """The run as a study of one arm, which is what `prepare` and `Basis` take.
 
     Args:
         objective: None for pairs, which are an input and an output already.
+        rows: of data that is cut already.
     """
     data, watched = solo.data, solo.evaluation
-    settings = _settings(data, a, objective)
+    settings = _settings(data, a, objective, rows)
     seed = solo.recipe.get("seed", 0)
     steps = solo.recipe.get("steps", STEPS)
     rung = Rung(steps=steps, curve_points=watched.points)
@@ -295,9 +313,9 @@ def _recipe(solo: Solo, steps: int) -> dict[str, Any]:
     }
 
 
-def _settings(data: SoloData, a: Architecture, objective: Objective | None) -> Settings:
-    row = data.row or ROW
-    side = data.side or (max(4, row // 2) if a.two_streams else row)
+def _settings(data: SoloData, a: Architecture, objective: Objective | None, rows: Rows | None) -> Settings:
+    row = rows.row if rows else data.row or ROW
+    side = rows.side if rows else data.side or (max(4, row // 2) if a.two_streams else row)
     longest = row if not a.two_streams else 2 * side
     window = data.window_bytes or max(
         16, (longest - 16) * (BYTES_PER_TOKEN if data.tokenizer == "bpe" else 1)

@@ -10,17 +10,19 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 
 from headtohead.data.layouts import Layout, Ledger
 from headtohead.data.objectives import Codes, objective, wrong_inputs
 from headtohead.data.packing import plan_rows
 from headtohead.data.shards import Example, ExampleStore, order
+from headtohead.data.stream import Sharded, StreamRows
 from headtohead.data.tokenizers import Tokenizer, load_tokenizer
 from headtohead.errors import UserError, about
 from headtohead.files import read_bytes
@@ -185,6 +187,23 @@ def trained(
     return {**result, **about}, weights, {**done.seconds, "score": time.monotonic() - began}
 
 
+def held_out_of(sharded: Sharded, key: str, windows: int) -> ExampleStore:
+    """At most so many held-out examples of sharded data, evenly over all of them, as a store of their own.
+
+    Raises:
+        UserError: nothing was held out.
+    """
+    store = sharded.store("validation", key)
+    if not len(store):
+        raise UserError(f"{sharded.folder} holds out no text: shard it with --validation 0.01")
+    places = np.unique(np.linspace(0, len(store) - 1, min(windows, len(store))).round().astype(np.int64))
+    found = [store[int(i)] for i in places]
+    numbers = {document: at for at, document in enumerate(dict.fromkeys(e.document for e in found))}
+    names = [store.name_of(document) for document in numbers]
+    some = (replace(example, document=numbers[example.document]) for example in found)
+    return ExampleStore.build(some, names, sharded.vocabulary)
+
+
 class _Data:
     """The prepared data of a run, checked against what its description names."""
 
@@ -192,6 +211,10 @@ class _Data:
         wanted = description["data"]
         self.row, self.side, self.regions = wanted["row"], wanted["side"], tuple(wanted["regions"])
         where = (folder / wanted["folder"]).resolve()
+        self._objective = objective(description["objective"]) if "objective" in description else None
+        if wanted.get("shards"):
+            self._open_shards(where, wanted, description["evaluation"])
+            return
         there = read_data(where)
         for key in ("corpus_sha256", "tokenizer_sha256", "stores"):
             if there.get(key) != wanted[key]:
@@ -199,16 +222,41 @@ class _Data:
                     f"{where} is not the data that {folder / 'run.json'} names: its {key} differs"
                 )
         check_data(where, there)
-        self.train = ExampleStore.open(where, wanted.get("train", "train"))
-        self.lengths = training_lengths(where, wanted["stores"])
+        train = ExampleStore.open(where, wanted.get("train", "train"))
+        lengths = training_lengths(where, wanted["stores"])
+        self.rows: Callable[[Recipe], Rows | StreamRows] = lambda recipe: Rows(
+            train, lengths, recipe, self.row, self.side
+        )
+        self.name_of: Callable[[int], str] = lambda document: train.documents[document]
+        """What a document of the training text is called."""
         self.tune = ExampleStore.open(where, "tune")
         split = description["evaluation"]["split"]
         self.scored = self.tune if split == "tune" else ExampleStore.open(where, split)
         self.groups: list[str] = there["groups"][split]
         """Of each document of `scored`: documents of one group count as one where they are compared."""
         self.tokenizer: Tokenizer = load_tokenizer(where / "tokenizer.json")
-        self._objective = objective(description["objective"]) if "objective" in description else None
         self._codes = Codes(self.tokenizer)
+
+    def _open_shards(self, where: Path, wanted: Mapping[str, Any], evaluation: Mapping[str, Any]) -> None:
+        """Training rows from sharded data, read as they are needed; of what is held out, as much as is scored."""
+        sharded = Sharded.open(where)
+        for key, value in sharded.identity.items():
+            if wanted[key] != value:
+                raise UserError(f"{where} is not the data that the run names: its {key} differs")
+        key = wanted["train"]
+        self.rows = lambda recipe: StreamRows(
+            sharded,
+            seed=recipe.seed,
+            rows_per_step=recipe.rows_per_step,
+            row=self.row,
+            side=self.side,
+            objective=key,
+        )
+        self.name_of = sharded.store("train", key).name_of
+        self.tokenizer = sharded.tokenizer()
+        self._codes = Codes(self.tokenizer)
+        self.scored = self.tune = held_out_of(sharded, key, evaluation["windows"])
+        self.groups = list(self.scored.documents)
 
     def presented(self, examples: Sequence[Example]) -> list[Example]:
         """Held-out examples as a network that learnt by this run's objective is used to see them."""
@@ -228,7 +276,7 @@ def _train(
     report: Report,
     on_line: OnLine | None,
 ) -> Trained:
-    rows = Rows(data.train, data.lengths, recipe, data.row, data.side)
+    rows = data.rows(recipe)
     evaluation = description["evaluation"]
     chosen = held_out(data.tune, evaluation["curve_windows"], data.regions)
     watched = data.presented([data.tune[int(i)] for i in chosen])
@@ -246,7 +294,7 @@ def _train(
         return {"bits_per_byte": {region: bits_per_byte(watched, nats, region) for region in data.regions}}
 
     def documents_of(batch: Shown) -> list[str]:
-        return [data.train.documents[example.document] for row in batch.rows for example in row]
+        return [data.name_of(example.document) for row in batch.rows for example in row]
 
     decisive = ("version", "data", "supervise", *(["initial"] if "initial" in description else []))
     return train(
