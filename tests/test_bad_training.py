@@ -99,6 +99,14 @@ CASES = [
         ("text and pairs can't be given together",),
     ),
     Case(
+        "text and shards",
+        "train decllm-nano --text text --shards s --out out",
+        ("text and shards can't be given together",),
+    ),
+    Case(
+        "shards that are none", "train decllm-nano --shards text --out out", ("text holds no sharded data",)
+    ),
+    Case(
         "an objective for pairs",
         "train redllm-nano --pairs p.jsonl --out out --set objective=prefix",
         ("leave 'objective' out with --pairs",),

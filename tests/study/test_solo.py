@@ -225,6 +225,57 @@ def test_the_masked_network_learns(text: Path, tmp_path: Path) -> None:
     assert curve[-1]["bits_per_byte"]["holes"] < curve[0]["bits_per_byte"]["holes"]
 
 
+@pytest.fixture(scope="module")
+def shards(text: Path) -> Path:
+    """The text, sharded: causal windows, and the same with holes."""
+    out = text.parent / "shards"
+    words = ["shard", "--text", str(text), "--out", str(out), "--tokenizer", "bytes", "--window-bytes", "64"]
+    words += ["--validation", "0.1", "--workers", "1", "--objective", "causal", "--objective", "masked"]
+    assert run(words) == 0
+    return out
+
+
+FROM_SHARDS = [word for word in SMALL if not word.startswith("data.")]
+
+
+def test_shards(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From prepared shards: the same folder, and everything that is done with it."""
+    out = tmp_path / "r"
+    assert train("decllm-nano", "--shards", shards, "--out", out, "--steps", 20, "--set", *FROM_SHARDS) == 0
+    result = read_json(out / "result.json", "it")
+    assert result["curve"][-1]["bits_per_byte"]["text"] < result["curve"][0]["bits_per_byte"]["text"] < 9
+    assert not (out / "data").exists()
+    assert headtohead.load(out).score("the people", " of this") > 0
+    capsys.readouterr()
+    assert run(["explain-batch", str(out)]) == 0
+    assert "region text" in capsys.readouterr().out
+
+
+def test_holes_from_shards(shards: Path, tmp_path: Path) -> None:
+    words = ["bert-nano", "--shards", shards, "--out", tmp_path / "r", "--steps", 4, "--set", *FROM_SHARDS]
+    assert train(*words, "objective=masked") == 0
+    assert list(read_json(tmp_path / "r" / "result.json", "it")["bits_per_byte"]) == ["holes"]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--set", "objective=prefix"], "was not cut by the objective"),
+        (["--set", "data.vocabulary=300"], "can't be set with shards"),
+        (["--text", "text"], "text and shards can't be given together"),
+        (["--set", "data.row=16"], "do not fit a row of 16"),
+    ],
+)
+def test_shards_that_do_not_fit(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], says: str
+) -> None:
+    capsys.readouterr()
+    assert train("decllm-nano", "--shards", shards, "--out", tmp_path / "r", *more) == 2
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == 1, told
+    assert not (tmp_path / "r").exists()
+
+
 def test_the_example_file_is_one_that_trains(text: Path, tmp_path: Path) -> None:
     file = Path(__file__).parents[2] / "docs" / "examples" / "train.toml"
     sets = [word for word in SMALL if not word.startswith("architecture")]

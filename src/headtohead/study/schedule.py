@@ -187,10 +187,9 @@ class Basis:
             steps * recipe.rows_per_step * self.data["splits"]["train"]["examples"] / self.rows_in_pass[seed]
         )
         given, output = self.typical_of(arm)
-        in_place = (
-            objective is not None and objective.in_place
-        )  # answers stand in the text: nothing is written
-        answers = (given, 1, output - 1) if in_place else (given, output, matched.arm.supervise)
+        supervise = matched.arm.supervise
+        # Answers of holes stand in the text: nothing is written after it.
+        answers = (given, 1, output - 1) if supervise == "holes" else (given, output, supervise)
         work = flops(matched.architecture, *answers)
         scored = len(self.data["regions"]) * (
             shared.curve_windows * len(description["evaluation"]["curve_steps"])

@@ -176,11 +176,10 @@ def _from_shards(solo: Solo, where: str, folder: Path, read_network: Callable[[P
     rows = StreamRows(sharded, seed=0, rows_per_step=1, row=solo.data.row, side=solo.data.side, objective=key)
     study = as_study(solo, a, by, Rows(rows.row, rows.side))
     store = sharded.store("train", key)
-    lengths = store.held(np.arange(min(len(store), SAMPLE)))
-    sizes = {
-        "examples": len(store),
-        **{f"{name}_tokens": round(float(held.mean()) * len(store)) for name, held in zip(("input", "output"), lengths, strict=True)},
-    }  # fmt: skip
+    given, written = (
+        float(held.mean()) * len(store) for held in store.held(np.arange(min(len(store), SAMPLE)))
+    )
+    sizes = {"examples": len(store), "input_tokens": round(given), "output_tokens": round(written)}
     data = {"splits": {"train": sizes}, "regions": [by.region], "stores": {}, **sharded.identity}
     arm = study.arms[0].model_copy(update={"objective": None})
     study = study.model_copy(update={"arms": (arm,)})
