@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -288,6 +288,8 @@ class Rungs(Frozen):
 class Evaluation(Frozen):
     """What is scored, in windows for each region. A curve's points are scored on the tuning split."""
 
+    swaps: ClassVar[bool] = True
+    """Whether outputs are also scored with wrong inputs, which takes held-out text of two documents or more."""
     test_windows: PositiveInt = 600
     rehearsal_windows: PositiveInt = 200
     curve_windows: PositiveInt = 64

@@ -35,9 +35,11 @@ from headtohead.train.optimizers import make_optimizer, set_learning_rate
 from headtohead.train.recipe import Recipe
 from headtohead.train.runtime import Notice, Runtime, configure, to_stderr
 from headtohead.train.schedules import learning_rate
+from headtohead.train.watch import WINDOW, check_start, is_spike
 
 Evaluate = Callable[[Transformer, int], Mapping[str, Any]]
 OnProgress = Callable[[int, int, float, float], None]
+OnLine = Callable[[str, Mapping[str, Any]], None]
 
 BEST = "best"
 """Folder of the run's best checkpoint, where ``recipe.keep_best`` keeps it; it outlives the others."""
@@ -66,6 +68,10 @@ class Progress:
     """Nats and supervised tokens since the last line of the metrics."""
     since_point: list[float] = field(default_factory=lambda: [0.0, 0.0])
     """The same since the last point of the learning curve."""
+    recent: list[float] = field(default_factory=list)
+    """Nats per supervised token of the last steps, by which a spike is known."""
+    spikes: list[dict[str, float]] = field(default_factory=list)
+    """Those since the last line of the metrics."""
     best: float | None = None
     """Fewest bits per byte of a point of the curve, the first weights left out."""
     seconds: dict[str, float] = field(
@@ -131,6 +137,9 @@ def train(
     evaluate: Evaluate | None = None,
     evaluate_at: Collection[int] = (),
     on_progress: OnProgress | None = None,
+    on_line: OnLine | None = None,
+    documents_of: Callable[[Any], Sequence[str]] = lambda batch: (),
+    fresh: bool = False,
     notice: Notice = to_stderr,
 ) -> Trained:
     """Train ``model`` by ``recipe`` in ``folder``, going on from the newest usable checkpoint there.
@@ -149,12 +158,16 @@ def train(
         evaluate: called after the steps in ``evaluate_at`` (0: before the first) with the model and the step;
             its results become a point of the learning curve. Random numbers it draws don't touch training.
         on_progress: called after each step with step, steps, seconds left, nats per supervised token.
+        on_line: called with "metrics" and each line of the metrics, with "point" and each point of the curve.
+        documents_of: names of the documents in a batch, to be told where a step isn't finite.
+        fresh: the weights are those of the init function, so the loss has to start at ln V (`watch`).
         notice: gets the one-line notices.
 
     Raises:
         NonFinite: a loss or gradient that isn't finite.
         Stopped: on SIGTERM or Ctrl-C, after a checkpoint.
-        UserError: a checkpoint of another run stands in ``folder``, or a file can't be written.
+        UserError: a checkpoint of another run stands in ``folder``, or a file can't be written; a fresh network
+            that doesn't start at ln V.
     """
     if recipe.steps is None:
         raise ValueError("the number of steps is not settled: use recipe.with_steps(n)")
@@ -182,6 +195,8 @@ def train(
         last.restore(model, optimizer)
         progress = Progress(**last.state["progress"])
         ledger = type(ledger).from_dict(last.state["ledger"])
+    elif fresh:
+        check_start(model, batch_at(0), runtime)
     average = Average(recipe, last.average if last else None)
     progress.seconds["compile"] += compiling
     last_path = last.path if last else None
@@ -212,6 +227,8 @@ def train(
             }
         )
         progress.since_point = [0.0, 0.0]
+        if on_line:
+            on_line("point", progress.curve[-1])
         progress.seconds["evaluate"] += time.perf_counter() - began
         if not (recipe.keep_best and progress.step):
             return False
@@ -251,7 +268,8 @@ def train(
             nats, weight = backward(model, batches, recipe.z_loss, runtime)
             norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip))
             if not (math.isfinite(nats) and math.isfinite(norm)):
-                raise NonFinite(progress.step + 1, _blame(model, batches, nats, runtime), last_path)
+                names = tuple(dict.fromkeys(name for batch in batches for name in documents_of(batch)))
+                raise NonFinite(progress.step + 1, _blame(model, batches, nats, runtime), last_path, names)
             optimizer.step()
             for batch in batches:
                 ledger.add(batch, flops_of(batch))
@@ -260,22 +278,27 @@ def train(
             for sums in (progress.since_log, progress.since_point):
                 sums[0] += nats
                 sums[1] += weight
+            if is_spike(progress.recent, nats / weight):
+                progress.spikes.append({"step": progress.step, "nats": nats / weight})
+            progress.recent = [*progress.recent, nats / weight][-WINDOW:]
             progress.seconds["train"] += time.perf_counter() - began
 
             if progress.step % recipe.log_every == 0 or progress.step == recipe.steps:
                 counts = ledger.as_dict()
-                metrics.append(
-                    {
-                        "step": progress.step,
-                        "tokens": counts["tokens_shown"],
-                        "flops": counts["flops"],
-                        "nats": progress.since_log[0] / progress.since_log[1],
-                        "grad_norm": norm,
-                        "learning_rate": rate,
-                        "seconds": round(progress.seconds["train"], 3),
-                    }
-                )
-                progress.since_log = [0.0, 0.0]
+                line = {
+                    "step": progress.step,
+                    "tokens": counts["tokens_shown"],
+                    "flops": counts["flops"],
+                    "nats": progress.since_log[0] / progress.since_log[1],
+                    "grad_norm": norm,
+                    "learning_rate": rate,
+                    "seconds": round(progress.seconds["train"], 3),
+                    **({"spikes": progress.spikes} if progress.spikes else {}),
+                }
+                metrics.append(line)
+                progress.since_log, progress.spikes = [0.0, 0.0], []
+                if on_line:
+                    on_line("metrics", line)
             if measure_point():
                 save(folder / BEST, keep=1)
             stop = asked() if progress.step < recipe.steps else None
