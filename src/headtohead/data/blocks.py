@@ -105,7 +105,9 @@ class Reader:
 
     def blocks(self) -> Iterator[Block]:
         open_: dict[str, Block] = {}
-        filled = dict.fromkeys(PARTS, (0, 0))  # bytes and documents of the open shard
+        filled: dict[str, tuple[int, int]] = dict.fromkeys(
+            PARTS, (0, 0)
+        )  # bytes and documents of the open shard
         for text in self._kept():
             part = "validation" if held_out(text.key, self.settings.validation) else "train"
             block = open_.setdefault(part, Block(part, 0))
