@@ -45,7 +45,7 @@ class WeightsAndBiases:
     """A run of the project headtohead. Offline (WANDB_MODE=offline) it needs no network."""
 
     def __init__(self, folder: Path, name: str, description: Mapping[str, Any], step: int) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         # wandb starts a process and warns on the way; the run's id lets a resumed run go on there too.
         self.run = wandb.init(
