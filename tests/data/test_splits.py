@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from headtohead.data.corpora import Document, Pair, Splits, load_corpus, split_by_group
+from headtohead.data.corpora import Document, Pair, load_corpus
 from headtohead.data.duplicates import near_duplicates
+from headtohead.data.splits import Splits, split_by_group
 from headtohead.errors import UserError
 
 from .small import documents, prose

@@ -12,6 +12,12 @@ Supervise = Literal["output", "all", "holes"]
 """Which tokens carry loss: see `Layout`."""
 
 
+def fits_row(input_tokens: int, output_tokens: int, row: int, side: int) -> bool:
+    """Whether an example fits a row of one stream and both sides of two: see `plan_rows`."""
+    n, m = 1 + input_tokens, 1 + output_tokens
+    return n + m <= row and max(n, m) <= side
+
+
 def plan_rows(
     lengths_in: Lengths,
     lengths_out: Lengths,

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -137,12 +137,24 @@ class ExampleStore(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         if isinstance(index, slice):
             return [self[j] for j in range(*index.indices(len(self)))]
+        return self.example(index)
+
+    def example(self, index: int, first_document: int = 0) -> Example:
+        """An example; its document is counted from `first_document` on, as in a store that begins before this one."""
         (start, n, m, mode, ends, document, region, input_bytes, output_bytes, shown, at, in_place) = (
             self.table[index].tolist()
         )
         tokens = self.tokens[start : start + n + shown + m].astype(np.int32)
         where = None if at == NOWHERE else np.asarray(self.where[at : at + m], np.int32)
-        about = (mode, bool(ends), document, self.regions[region], output_bytes, input_bytes, where)
+        about = (
+            mode,
+            bool(ends),
+            first_document + document,
+            self.regions[region],
+            output_bytes,
+            input_bytes,
+            where,
+        )
         return Example(tokens[:n], tokens[n + shown :], *about, tokens[n : n + shown], bool(in_place))
 
     def __iter__(self) -> Iterator[Example]:
@@ -164,6 +176,12 @@ class ExampleStore(Sequence[Example]):
         held = np.where(shown > 0, shown, -1)
         return np.where(self.column("in_place") > 0, held, self.column("output"))
 
+    def held_at(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """(2, n): `Example.held` of these examples; no more of the index is read."""
+        table = self.table[indices]
+        some = ExampleStore(self.tokens, table, (), ())
+        return np.stack([some.lengths_in, some.lengths_out])
+
     def region_of(self, region: str) -> npt.NDArray[np.int64]:
         """Indices of the examples of one region, in order; none where the store has no such region."""
         if region not in self.regions:
@@ -184,22 +202,15 @@ class ExampleStore(Sequence[Example]):
         }
         for kind, content in contents.items():
             write_atomic(folder / f"{name}.{kind}", content)
-        description = {
-            "format": FORMAT,
-            "dtype": str(self.tokens.dtype),
-            "tokens": len(self.tokens),
-            "where": len(self.where),
-            "examples": len(self),
-            "columns": list(COLUMNS),
-            "regions": list(self.regions),
-            "documents": list(self.documents),
-            "sha256": {kind: hashlib.sha256(content).hexdigest() for kind, content in contents.items()},
-        }
-        write_atomic(folder / f"{name}.json", json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+        sums = {kind: hashlib.sha256(content).hexdigest() for kind, content in contents.items()}
+        sizes = (len(self.tokens), len(self.where), len(self))
+        write_atomic(
+            folder / f"{name}.json", described(self.tokens.dtype, sizes, self.regions, self.documents, sums)
+        )
 
     @classmethod
-    def open(cls, folder: Path, name: str) -> "ExampleStore":
-        """Map a saved store read-only. Raises UserError for a file missing, cut short or altered."""
+    def open(cls, folder: Path, name: str, verify: bool = True) -> "ExampleStore":
+        """Map a saved store read-only. Raises UserError for a file missing, cut short or, with `verify`, altered."""
         path = folder / f"{name}.json"
         try:
             description = read_json(path, "the data's description")
@@ -230,7 +241,7 @@ class ExampleStore(Sequence[Example]):
                     f"{part} has {part.stat().st_size} bytes where {size} were written: "
                     f"delete {folder} and start again"
                 )
-            if sha256_of(part) != wanted[kind]:
+            if verify and sha256_of(part) != wanted[kind]:
                 raise UserError(
                     f"{part} has been altered since it was written: delete {folder} and start again"
                 )
@@ -240,6 +251,28 @@ class ExampleStore(Sequence[Example]):
         places = np.memmap(folder / f"{name}.where", np.int32, mode="r") if where else None
         index = np.memmap(folder / f"{name}.index", np.int64, mode="r", shape=(examples, len(COLUMNS)))
         return cls(flat, index, documents, regions, places)
+
+
+def described(
+    dtype: np.dtype[Any],
+    sizes: tuple[int, int, int],
+    regions: Sequence[str],
+    documents: Sequence[str],
+    sums: dict[str, str],
+) -> str:
+    """NAME.json of a store of so many (tokens, wheres, examples), with the sha256 of its other files."""
+    description = {
+        "format": FORMAT,
+        "dtype": str(dtype),
+        "tokens": sizes[0],
+        "where": sizes[1],
+        "examples": sizes[2],
+        "columns": list(COLUMNS),
+        "regions": list(regions),
+        "documents": list(documents),
+        "sha256": sums,
+    }
+    return json.dumps(description, indent=1, ensure_ascii=False) + "\n"
 
 
 def order(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:

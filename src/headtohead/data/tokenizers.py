@@ -19,6 +19,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from headtohead.data.shards import SPECIALS
+from headtohead.data.words import Words
 from headtohead.errors import UserError
 from headtohead.files import read_json, write_atomic
 
@@ -90,6 +91,8 @@ class BPETokenizer:
         self._tokenizer = tokenizers.Tokenizer.from_str(content)
         self.extra: tuple[str, ...] = self._specials_at_the_end()
         self._text_ends = self.vocabulary - len(self.extra)
+        # A tokenizer of another make, that parts words otherwise, is left to the library.
+        self._words = Words(self._encoded) if _parts_words(content) else None
 
     def _specials_at_the_end(self) -> tuple[str, ...]:
         """The pre-tokenizer parts "<" from letters, so no token of text is of a special one's form."""
@@ -122,6 +125,9 @@ class BPETokenizer:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._words.encode_many(list(texts)) if self._words else self._encoded(texts)
+
+    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -130,6 +136,20 @@ class BPETokenizer:
 
     def save(self, path: Path) -> None:
         write_atomic(path, self._content)
+
+
+def _parts_words(content: str) -> bool:
+    """Whether it encodes each of GPT-2's words by itself, and does nothing else to a text."""
+    made = json.loads(content)
+    parts = made.get("pre_tokenizer") or {}
+    return (
+        made["model"].get("type") == "BPE"
+        and not made.get("normalizer")
+        and not made.get("added_tokens")
+        and parts.get("type") == "ByteLevel"
+        and not parts.get("add_prefix_space", True)
+        and parts.get("use_regex", True)
+    )
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, extra: Sequence[str] = ()) -> BPETokenizer:

@@ -1,11 +1,12 @@
 """Checkpoints: exact, whole or absent, and never opened without their checksum.
 
-A checkpoint is a folder ``step-00000500`` of three files:
+A checkpoint is a folder ``step-00000500`` of three files, or four:
 
 - ``weights.safetensors``: parameters and persistent buffers, fp32;
 - ``optimizer.safetensors``: the optimizer's tensors by parameter name, and torch's random state;
-- ``state.json``: the step, the run's identity, the loop's own state, size and SHA-256 of the other files,
-  and a SHA-256 of itself.
+- ``average.safetensors``: the mean of the weights so far, while a recipe's ``average_last`` takes it;
+- ``state.json``: the step, the run's identity, the loop's own state, size and SHA-256 of the other files, and a
+  SHA-256 of itself.
 
 A network that several processes hold in parts is written in parts too: see ``sharded``.
 
@@ -22,7 +23,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -40,6 +41,7 @@ from headtohead.train.runtime import Notice, to_stderr
 FORMAT, SHARDED = 1, 2
 KEPT = 2
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_AVERAGE = "average.safetensors"
 _UNFINISHED = ".unfinished-"
 
 
@@ -63,6 +65,10 @@ class Saved(Protocol):
         """Put it into a network, and with ``optimizer`` into that and the random state."""
         ...
 
+    def average_for(self, model: nn.Module) -> dict[str, Tensor]:
+        """The mean of the weights so far, each tensor where ``model`` has its own; empty where none was taken."""
+        ...
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -74,6 +80,7 @@ class Checkpoint:
     state: dict[str, Any]
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    average: dict[str, Tensor] = field(default_factory=dict)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Put the weights into ``model`` and, with ``optimizer``, its state and torch's random state too.
@@ -101,6 +108,15 @@ class Checkpoint:
                 write(place, tensor)
                 optimizer.state[parameters[name]][slot] = place
 
+    def average_for(self, model: nn.Module) -> dict[str, Tensor]:
+        """The mean of the weights so far, each tensor where ``model`` has its own; empty where none was taken."""
+        places = {
+            name: torch.zeros_like(tensor) for name, tensor in named_tensors(model).items() if self.average
+        }
+        for name, place in places.items():
+            write(place, self.average[name])
+        return places
+
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name, a tied one once."""
@@ -123,9 +139,12 @@ def save(
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
     state: Mapping[str, Any],
+    *,
+    average: Mapping[str, Tensor] | None = None,
+    keep: int = KEPT,
     team: Team = ALONE,
 ) -> Path:
-    """Write the checkpoint of ``step`` into ``folder``; keep it and the one before, delete the others.
+    """Write the checkpoint of ``step`` into ``folder``; keep the newest ``keep`` with it, delete the others.
 
     All ranks of a team call it, and all have the checkpoint or the one error. A network that each holds whole is
     written by the first of them; one in parts by all.
@@ -136,14 +155,14 @@ def save(
     if is_sharded(model):
         from headtohead.train import sharded
 
-        return sharded.save(folder, step, model, optimizer, identity, state, team)
+        return sharded.save(folder, step, model, optimizer, identity, state, average or {}, keep, team)
 
     def write_whole() -> None:
         if team.leads:
-            _save_whole(folder, step, model, optimizer, identity, state)
+            _save_whole(folder, step, model, optimizer, identity, state, average or {}, keep)
 
     team.together(write_whole)
-    return Stage(folder, step).target
+    return Stage(folder, step, keep).target
 
 
 def _save_whole(
@@ -153,10 +172,14 @@ def _save_whole(
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
     state: Mapping[str, Any],
+    average: Mapping[str, Tensor],
+    keep: int,
 ) -> None:
     weights = {name: tensor.detach().contiguous() for name, tensor in named_tensors(model).items()}
     tensors = {**random_states(device_of(model)), **named_state(model, optimizer)}
     contents = {_WEIGHTS: safetensors.torch.save(weights), _OPTIMIZER: safetensors.torch.save(tensors)}
+    if average:
+        contents[_AVERAGE] = safetensors.torch.save(dict(average))
     record = {
         "format": FORMAT,
         "step": step,
@@ -167,7 +190,7 @@ def _save_whole(
             for name, content in contents.items()
         },
     }
-    stage = Stage(folder, step)
+    stage = Stage(folder, step, keep)
     with stage:
         stage.begin()
         for name, content in contents.items():
@@ -201,8 +224,8 @@ class Stage:
     ``begin``, then the files, then ``finish``, within the context, which makes one line of a full disk.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self.folder, self.step = folder, step
+    def __init__(self, folder: Path, step: int, keep: int) -> None:
+        self.folder, self.step, self.keep = folder, step, keep
         self.target = folder / f"step-{step:08d}"
         self.unfinished = folder / f"{_UNFINISHED}{self.target.name}"
         self._writing = self.target
@@ -221,7 +244,7 @@ class Stage:
         _write_synced(self.unfinished / name, content)
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """``state.json``, and the checkpoint is there; older ones are deleted but for the one before."""
+        """``state.json``, and the checkpoint is there; of older ones, those that are not to be kept are deleted."""
         self.write(_STATE, json.dumps({**record, "sha256": _digest(record)}, indent=1).encode())
         self._writing = self.target
         sync_folder(self.unfinished)
@@ -231,7 +254,7 @@ class Stage:
         # What is newer than this checkpoint was damaged, else the run would have gone on from there.
         earlier = [path for path in checkpoints(self.folder) if _step_of(path) < self.step]
         for path in checkpoints(self.folder):
-            if path != self.target and path not in earlier[: KEPT - 1]:
+            if path != self.target and path not in earlier[: self.keep - 1]:
                 _discard(path)
 
     def __enter__(self) -> Stage:
@@ -261,16 +284,21 @@ def load(path: Path, team: Team = ALONE) -> Saved:
 
         return sharded.load(path, record, team)
     tensors: dict[str, dict[str, Tensor]] = {}
-    for name in (_WEIGHTS, _OPTIMIZER):
+    for name, expected in record["files"].items():
         content = _read(path / name)
-        expected = record["files"][name]
         if len(content) < expected["bytes"]:
             raise Damaged(f"{name} is cut short: {len(content)} of {expected['bytes']} bytes")
         if hashlib.sha256(content).hexdigest() != expected["sha256"]:
             raise Damaged(f"{name} was altered: its SHA-256 is not the one noted in {_STATE}")
         tensors[name] = safetensors.torch.load(content)
     return Checkpoint(
-        path, record["step"], record["identity"], record["state"], tensors[_WEIGHTS], tensors[_OPTIMIZER]
+        path,
+        record["step"],
+        record["identity"],
+        record["state"],
+        tensors[_WEIGHTS],
+        tensors[_OPTIMIZER],
+        tensors.get(_AVERAGE, {}),
     )
 
 

@@ -6,7 +6,7 @@ Imported only where there is a team: it takes most of a second.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 import torch
@@ -127,14 +127,6 @@ def _sharing(model: Transformer) -> list[list[Block]]:
                 group[0].update(own)
                 group[1].append(block)
     return [blocks for _, blocks in found]
-
-
-def compile_inside(model: Transformer) -> None:
-    """Compile each block's forward and backward; gathering its weights stays around it, uncompiled."""
-    compiled = torch.compile(Block.forward, dynamic=False)
-    for block in model.modules():
-        if isinstance(block, Block):
-            block.forward = partial(compiled, block)
 
 
 def part_for(there: Tensor, values: Tensor) -> Tensor:

@@ -99,6 +99,10 @@ class Team:
             raise told[0]
         return result
 
+    def told(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives the first process, which alone does it; where it fails, it fails on all."""
+        return self.gather(self.together(lambda: work() if self.leads else None))[0]  # pyright: ignore[reportReturnType]
+
     def notice(self, notice: Notice) -> Notice:
         """The same place for notices, for one rank of the team only."""
         return notice if self.leads else lambda line: None
@@ -115,19 +119,25 @@ class Team:
     def prepare(self, model: Transformer, recipe: Recipe, runtime: Runtime) -> None:
         """Put the network on the device, whole or in parts, choose what is compiled and what is computed twice, and
         join the team's gradients.
+
+        Raises:
+            UserError: an optimizer that can't do with parts.
         """
         device = torch.device(runtime.device)
         sharded = self.size > 1 and recipe.parallel == "fsdp"
+        if sharded and recipe.optimizer != "adamw":
+            raise UserError(
+                f'optimizer = "{recipe.optimizer}" looks at whole matrices, of which each process has a part with '
+                'parallel = "fsdp": use optimizer = "adamw", or parallel = "ddp"'
+            )
         if sharded:
-            from headtohead.train.engines import compile_inside, shard
+            from headtohead.train.engines import shard
 
             shard(model, self.size, device)
-            if runtime.compiled:
-                compile_inside(model)
         else:
             model.to(device)
-            if runtime.compiled:
-                model.compile_blocks()
+        if runtime.compiled:
+            model.compile_blocks(hooks=sharded)
         if recipe.activation_checkpointing:
             model.recompute_blocks()
         if self.size > 1 and not sharded:

@@ -4,6 +4,7 @@ Each rank writes its own parts, by PyTorch's distributed checkpoints in their sa
 
 - ``weights/shard-00001-….safetensors`` …: the parameters, with the place of each part in the whole;
 - ``optimizer/shard-00001-….safetensors`` …: the optimizer's tensors, and each rank's random state;
+- ``average/…``: the mean of the weights so far, while a recipe's ``average_last`` takes it;
 - ``state.json``: as in a single process's, with size and SHA-256 of every file.
 
 Parts are put together, or cut anew, for whoever goes on: one process, or another number of ranks. No file is opened
@@ -42,7 +43,7 @@ from headtohead.train.checkpoint import (
 from headtohead.train.devices import RANDOM, random_states, set_random_states
 from headtohead.train.parallel import Team
 
-WEIGHTS, OPTIMIZER = "weights", "optimizer"
+WEIGHTS, OPTIMIZER, AVERAGE = "weights", "optimizer", "average"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,14 @@ class Parts:
         }
         set_random_states(found, device)
 
+    def average_for(self, model: nn.Module) -> dict[str, Tensor]:
+        """The mean of the weights so far, in the parts that ``model`` is in; empty where none was taken."""
+        if not (self.path / AVERAGE).is_dir():
+            return {}
+        places = {name: torch.zeros_like(t, requires_grad=False) for name, t in named_tensors(model).items()}
+        self._read(AVERAGE, places)
+        return places
+
     def _saved(self, part: str) -> dict[str, TensorStorageMetadata]:
         return HuggingFaceStorageReader(str(self.path / part)).read_metadata().state_dict_metadata  # pyright: ignore[reportReturnType]
 
@@ -106,14 +115,17 @@ def save(
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
     state: Mapping[str, Any],
+    average: Mapping[str, Tensor],
+    keep: int,
     team: Team,
 ) -> Path:
     """``checkpoint.save`` of a network in parts."""
-    stage = Stage(folder, step)
+    stage = Stage(folder, step, keep)
     states = {_of_rank(name, team): tensor for name, tensor in random_states(device_of(model)).items()}
     parts = {
         WEIGHTS: {name: tensor.detach() for name, tensor in named_tensors(model).items()},
         OPTIMIZER: {**named_state(model, optimizer), **states},
+        **({AVERAGE: dict(average)} if average else {}),
     }
 
     def begin() -> None:
@@ -160,7 +172,9 @@ def load(path: Path, record: Mapping[str, Any], team: Team) -> Parts:
         Damaged: something is missing, cut short or altered, or is there that was not written.
     """
     noted: dict[str, dict[str, Any]] = record["files"]
-    there = {f"{part}/{found.name}" for part in (WEIGHTS, OPTIMIZER) for found in (path / part).glob("*")}
+    there = {
+        f"{part}/{found.name}" for part in (WEIGHTS, OPTIMIZER, AVERAGE) for found in (path / part).glob("*")
+    }
     for name in sorted(noted.keys() ^ there):
         raise Damaged(f"{name} is missing" if name in noted else f"{name} is none of its files")
     for name in sorted(noted)[team.rank :: team.size]:

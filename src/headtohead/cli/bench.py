@@ -1,0 +1,57 @@
+"""Commands that measure speed."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from headtohead.cli.base import TRAIN, Command, Group, app, at_least, complete_preset
+
+bench = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(
+    bench,
+    name="bench",
+    rich_help_panel=TRAIN,
+    short_help="Measure speed, beside other programs and the machine's limit.",
+    help="""Measure speed as a share of the machine's limit and as a ratio to other programs, in one run.
+
+    Absolute times of a shared machine mean little; what is printed first is what doesn't depend on its mood.""",
+)
+
+
+@bench.command(cls=Command, short_help="A training step, beside transformers' of the same shape.")
+def train(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Presets; decllm-mini and redllm-mini (17M) if left out.",
+            autocompletion=complete_preset,
+            show_default=False,
+        ),
+    ] = None,
+    against: Annotated[str, typer.Option(metavar="PEERS", help="transformers, or none.")] = "transformers",
+    rows: Annotated[int, typer.Option(metavar="N", parser=at_least(1), help="Rows of a step.")] = 8,
+    length: Annotated[
+        int, typer.Option(metavar="N", parser=at_least(4), help="Tokens of a row, half of them input.")
+    ] = 512,
+    threads: Annotated[int, typer.Option(metavar="N", parser=at_least(1), help="Threads.")] = 2,
+    rounds: Annotated[int, typer.Option(metavar="N", parser=at_least(1), help="Timed rounds.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Time whole training steps in bf16 (forward, backward, clipping, optimizer) in turns with those of
+    transformers' network of the same shape, eager and compiled.
+
+    The share of the peak is of the fastest bf16 matrix product that the machine showed in the same run.
+    """
+    from headtohead.interop.bench import training
+
+    peers = [peer for peer in against.split(",") if peer not in ("", "none")]
+    setting = training.Setting(rows, length, threads, rounds)
+    found = training.bench_train(names or [], peers, setting, lambda line: typer.echo(line, err=True))
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        training.print_figures(found)
