@@ -1,9 +1,10 @@
 """A run of `small` by several processes: a program for torchrun, and what starts it.
 
-    torchrun … ranks.py FOLDER SETTINGS
+    torchrun … ranks.py FOLDER SETTINGS [FOLDER SETTINGS …]
 
-SETTINGS is JSON: ``arm`` (one, two or shared), ``changes`` to the recipe, ``die`` ([rank, step]), ``pause`` (seconds
-before each step), ``documents`` (write which rows each step had, by rank).
+SETTINGS is JSON: ``arm`` (one, two or shared), ``changes`` to the recipe, ``die`` ([rank, step]: it kills itself when
+it makes the rows of that step), ``hang`` (the same, but it sleeps), ``pause`` (seconds before each step), ``spoil`` (a
+step whose weights are not finite).
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from tests.train import small
 
@@ -26,6 +28,7 @@ from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Batch
 from headtohead.train.checkpoint import named_tensors
 from headtohead.train.loop import Stopped, Trained, train
+from headtohead.train.nonfinite import NonFinite
 from headtohead.train.parallel import ALONE, Team, assembled, built, shares, whole
 
 
@@ -33,13 +36,9 @@ def architecture(arm: str) -> Architecture:
     """One of `small`'s, or two passes through one stack's weights."""
     if arm != "shared":
         return small.tiny(arm == "two")
-    two = small.tiny(True)
-    encoder, decoder = two.streams
-    return replace_streams(two, encoder, decoder.model_copy(update={"shares": encoder.name}))
-
-
-def replace_streams(a: Architecture, *streams: Any) -> Architecture:
-    return Architecture.model_validate({**a.model_dump(), "streams": [s.model_dump() for s in streams]})
+    told = small.tiny(True).model_dump()
+    told["streams"][1]["shares"] = told["streams"][0]["name"]
+    return Architecture.model_validate(told)
 
 
 @dataclass(frozen=True)
@@ -63,26 +62,27 @@ def work(folder: Path, settings: dict[str, Any], team: Team = ALONE, **more: Any
     """The run on this rank."""
     a = architecture(settings.get("arm", "one"))
     recipe = small.recipe(**settings.get("changes", {}))
-    die = settings.get("die")
 
     def batch_at(step: int) -> list[Shared]:
         rows = small.rows(a, step, recipe.rows_per_step)
-        parts = []
-        for own, all_of_it in shares(range(recipe.rows_per_step), recipe.micro_batches, team):
-            part = small.take(rows, own[0], own[-1] + 1)
-            parts.append(Shared(**vars(part), counted=len(all_of_it)))
+        mine = shares(range(recipe.rows_per_step), recipe.micro_batches, team)
+        parts = [
+            Shared(**vars(small.take(rows, own[0], own[-1] + 1)), counted=len(counted))
+            for own, counted in mine
+        ]
         time.sleep(settings.get("pause", 0))
-        if settings.get("documents"):
-            with open(folder.with_name(f"{folder.name}.rank{team.rank}.jsonl"), "a") as file:
-                seen = [part.targets.tolist() for part in parts]
-                file.write(json.dumps([step, sum(seen, [])]) + "\n")
+        if settings.get("die") == [team.rank, step]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if settings.get("hang") == [team.rank, step]:
+            time.sleep(600)
+        if settings.get("spoil") == [team.rank, step]:
+            parts[0] = replace(parts[0], weights=parts[0].weights / 0)
+        with open(folder.with_name(f"{folder.name}.{team.rank}of{team.size}"), "a") as file:
+            file.write(json.dumps([step, [row for part in parts for row in part.targets.tolist()]]) + "\n")
         return parts
 
-    def told(model: Any, step: int) -> dict[str, float]:
-        batch = small.rows(a, 10_000, 4)
-        if die == [team.rank, step]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return {"score": float(model.score(batch).double().sum())}
+    def evaluate(model: Any, step: int) -> dict[str, float]:
+        return {"score": float(model.score(small.rows(a, 10_000, 4)).double().sum())}
 
     model = built(a, recipe.seed, recipe, team, torch.device("cpu"))
     trained = train(
@@ -92,58 +92,75 @@ def work(folder: Path, settings: dict[str, Any], team: Team = ALONE, **more: Any
         folder,
         ledger=Ledger(),
         flops_of=lambda batch: 100.0,
-        evaluate=told,
-        evaluate_at=settings.get("evaluate_at", (0, 7, 10, 20)),
+        evaluate=evaluate,
+        evaluate_at=(0, 7, 10, 20),
         team=team,
         **more,
     )
     return model, trained
 
 
-def torchrun(
-    ranks: int, folder: Path, settings: dict[str, Any], *, port: int = 0, **environment: str
-) -> subprocess.Popen[str]:
-    """The program below, started."""
+def torchrun(ranks: int, *jobs: tuple[Path, dict[str, Any]], **environment: str) -> subprocess.Popen[str]:
+    """The program below, started with runs to do one after another: each a folder, and settings."""
+    words = [word for folder, settings in jobs for word in (str(folder), json.dumps(settings))]
+    return launched(ranks, [__file__, *words], **environment)
+
+
+def launched(ranks: int, words: list[str], **environment: str) -> subprocess.Popen[str]:
+    """torchrun, started with a program's words."""
+    where = ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            f"--nproc-per-node={ranks}",
-            "--rdzv-backend=c10d",
-            "--rdzv-endpoint=localhost:0",
-            __file__,
-            str(folder),
-            json.dumps(settings),
-        ],
+        [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", *where, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment},
     )
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    """What it told on stderr, once it has ended with that exit code."""
-    _, err = process.communicate(timeout=150)
-    assert process.returncode == code, err
+def finish(process: subprocess.Popen[str], code: int | None = 0) -> str:
+    """What it told on stderr, once it has ended with that exit code (None: with any but 0)."""
+    _, err = process.communicate(timeout=170)
+    assert process.returncode == code if code is not None else process.returncode, err
     return err
 
 
+def seen(folder: Path, ranks: int) -> dict[int, list[list[int]]]:
+    """Which rows each step had, rank after rank."""
+    found: dict[int, list[list[int]]] = {}
+    each = [
+        dict(json.loads(line) for line in folder.with_name(f"{folder.name}.{rank}of{ranks}").open())
+        for rank in range(ranks)
+    ]
+    for step in each[0]:
+        found[step] = [row for one in each for row in one[step]]
+    return found
+
+
 def main() -> int:
-    folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
     try:
         with assembled() as team:
-            model, trained = work(folder, settings, team)
-            weights = {name: whole(tensor.detach()) for name, tensor in named_tensors(model).items()}
-            if team.leads:
-                torch.save(weights, folder / "weights.pt")
-                found = {"curve": trained.curve, "ranks": trained.ranks, "ledger": vars(trained.ledger)}
-                (folder / "trained.json").write_text(json.dumps(found))
-    except (UserError, Stopped) as error:
+            for folder, settings in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+                one_run(Path(folder), json.loads(settings), Team(team.rank, team.size))
+    except (UserError, Stopped, NonFinite) as error:
         print(f"told: {error}", file=sys.stderr)
         return 3
     return 0
+
+
+def one_run(folder: Path, settings: dict[str, Any], team: Team) -> None:
+    model, trained = work(folder, settings, team)
+    weights = {name: whole(tensor.detach()) for name, tensor in named_tensors(model).items()}
+    if team.leads:
+        safetensors.torch.save_file(weights, folder / "weights.safetensors")
+        (folder / "trained.json").write_text(json.dumps(about(trained)))
+
+
+def about(trained: Trained) -> dict[str, Any]:
+    """What a run tells of itself."""
+    ledger, compiled = vars(trained.ledger), trained.runtime.compiled
+    return {"curve": trained.curve, "ranks": trained.ranks, "ledger": ledger, "compiled": compiled}
 
 
 if __name__ == "__main__":
