@@ -91,7 +91,7 @@ def work(folder: Path, settings: dict[str, Any], team: Team = ALONE, **more: Any
         recipe,
         folder,
         ledger=Ledger(),
-        flops_of=lambda batch: 100.0,
+        flops_of=lambda batch: 50.0 * batch.counted,
         evaluate=evaluate,
         evaluate_at=(0, 7, 10, 20),
         team=team,
@@ -133,7 +133,7 @@ def seen(folder: Path, ranks: int) -> dict[int, list[list[int]]]:
         dict(json.loads(line) for line in folder.with_name(f"{folder.name}.{rank}of{ranks}").open())
         for rank in range(ranks)
     ]
-    for step in each[0]:
+    for step in set.intersection(*map(set, each)):  # a rank that died had not all of them
         found[step] = [row for one in each for row in one[step]]
     return found
 

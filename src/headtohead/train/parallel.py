@@ -184,6 +184,7 @@ def assembled() -> Iterator[Team]:
         raise UserError(f"rank {rank} of {size} does not reach the others: {_first_line(error)}") from error
     try:
         yield Team(rank, size)
+        dist.barrier()  # who leaves while others still send aborts in gloo's threads
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
