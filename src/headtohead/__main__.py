@@ -1,6 +1,7 @@
 """``python -m headtohead``."""
 
 import io
+import os
 import sys
 
 
@@ -11,7 +12,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that can't show "×" is no reason to fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    sys.exit(run())
+    code = run()
+    parallel = sys.modules.get("headtohead.train.parallel")
+    if parallel is not None and os.environ.get("WORLD_SIZE", "1") != "1":
+        parallel.leave(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

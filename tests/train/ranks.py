@@ -29,7 +29,7 @@ from headtohead.model.batch import Batch
 from headtohead.train.checkpoint import named_tensors
 from headtohead.train.loop import Stopped, Trained, train
 from headtohead.train.nonfinite import NonFinite
-from headtohead.train.parallel import ALONE, Team, assembled, built, shares, whole
+from headtohead.train.parallel import ALONE, Team, assembled, built, leave, shares, whole
 
 
 def architecture(arm: str) -> Architecture:
@@ -144,7 +144,7 @@ def main() -> int:
             for folder, settings in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
                 one_run(Path(folder), json.loads(settings), Team(team.rank, team.size))
     except (UserError, Stopped, NonFinite) as error:
-        print(f"told: {error}", file=sys.stderr)
+        sys.stderr.write(f"told: {error}\n")  # one piece, so that ranks don't write into each other's lines
         return 3
     return 0
 
@@ -164,4 +164,4 @@ def about(trained: Trained) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -49,7 +49,7 @@ def processes() -> Iterator[Team | None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield None
         return
-    from headtohead.train.parallel import Lost, assembled
+    from headtohead.train.parallel import Lost, assembled, leave
 
     with assembled() as team:
         try:
@@ -57,7 +57,7 @@ def processes() -> Iterator[Team | None]:
         except UserError as error:
             if team.leads or isinstance(error, Lost):
                 raise
-            raise SystemExit(error.exit_code) from None
+            leave(error.exit_code)
 
 
 def under_torchrun(command: str) -> str:
