@@ -81,6 +81,9 @@ def work(folder: Path, settings: dict[str, Any], team: Team = ALONE, **more: Any
             file.write(json.dumps([step, [row for part in parts for row in part.targets.tolist()]]) + "\n")
         return parts
 
+    def flops_of(batch: Any) -> float:
+        return 50.0 * batch.counted
+
     def evaluate(model: Any, step: int) -> dict[str, float]:
         return {"score": float(model.score(small.rows(a, 10_000, 4)).double().sum())}
 
@@ -91,7 +94,7 @@ def work(folder: Path, settings: dict[str, Any], team: Team = ALONE, **more: Any
         recipe,
         folder,
         ledger=Ledger(),
-        flops_of=lambda batch: 50.0 * batch.counted,
+        flops_of=flops_of,
         evaluate=evaluate,
         evaluate_at=(0, 7, 10, 20),
         team=team,
