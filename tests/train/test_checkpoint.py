@@ -230,9 +230,9 @@ def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, model, torch.optim.AdamW(model.parameters()), {}, {})
     record = json.loads((path / "state.json").read_text())
     del record["sha256"]
-    record["format"] = 2
+    record["format"] = 3
     (path / "state.json").write_text(json.dumps({**record, "sha256": checkpoint._digest(record)}))
-    with pytest.raises(UserError, match="is a checkpoint of format 2: this version reads 1"):
+    with pytest.raises(UserError, match="is a checkpoint of format 3: this version reads 1 and 2"):
         checkpoint.latest(tmp_path)
 
 

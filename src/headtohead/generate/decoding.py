@@ -56,6 +56,7 @@ def written_after(
         UserError: the network can't write token by token, since a token of its output sees later ones.
     """
     _check_append_only(model.architecture, *_lengths(prompt, max_tokens))
+    prompt = {name: tokens.map(lambda field: field.to(model.device)) for name, tokens in prompt.items()}
     room = {name: tokens.ids.shape[1] + max_tokens for name, tokens in prompt.items()}
     cache = model.start_cache(room)
     growing = [s.name for s in model.architecture.streams if s.holds != "input"]
@@ -66,7 +67,7 @@ def written_after(
     position, written_so_far = (
         where.gather(1, last[:, None]) for where in (prompt[output].position, prompt[output].step)
     )
-    choice = _choose(model, h[torch.arange(len(last)), last], never)
+    choice = _choose(model, h[torch.arange(len(last), device=last.device), last], never)
     written: list[list[int]] = [[] for _ in last]
     running = set(range(len(last)))
     for step in range(max_tokens):

@@ -87,7 +87,7 @@ def _scored(
                 some = rows[at : at + rows_per_batch]
                 # Empty rows keep the last batch's shape: a compiled network isn't compiled again for it.
                 shown = [[examples[i] for i in row] for row in some] + [[]] * (rows_per_batch - len(some))
-                batch = _on(layout.batch(shown), device)
+                batch = layout.batch(shown).to(device)
                 yield [i for row in some for i in row], batch, model.score(batch)
     finally:
         model.train(training)
@@ -98,14 +98,6 @@ def _add(nats: Nats, numbers: Sequence[int], batch: Batch, scores: Tensor, count
     of_batch = torch.zeros(len(numbers), dtype=torch.float64, device=scores.device)
     of_batch.index_add_(0, batch.example[counted], scores[counted].double())
     nats[numbers] += of_batch.cpu().numpy()
-
-
-def _on(batch: Batch, device: torch.device) -> Batch:
-    if device.type == "cpu":
-        return batch
-    streams = {name: tokens.map(lambda part: part.to(device)) for name, tokens in batch.streams.items()}
-    labels = (batch.targets, batch.weights, batch.example, batch.scored)
-    return Batch(streams, *(label.to(device) for label in labels))
 
 
 def bits_per_byte(examples: Sequence[Example], nats: Nats, region: str) -> float:

@@ -6,7 +6,8 @@ Layouts (`headtohead.data.layouts`) make these from examples; nothing here knows
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -60,3 +61,20 @@ class Batch:
     weights: Tensor
     example: Tensor
     scored: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The same change to every tensor."""
+        return replace(
+            self,
+            streams={name: tokens.map(function) for name, tokens in self.streams.items()},
+            targets=function(self.targets),
+            weights=function(self.weights),
+            example=function(self.example),
+            scored=function(self.scored),
+        )
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+        """The batch on a device; itself when it is there."""
+        if self.targets.device == device:
+            return self
+        return self.map(lambda field: field.to(device, non_blocking=non_blocking))

@@ -175,7 +175,12 @@ def is_table(name: str) -> bool:
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, architecture: Architecture, seed: int) -> None:
+def initialise(
+    model: nn.Module,
+    architecture: Architecture,
+    seed: int,
+    write: Callable[[Tensor, Tensor], object] = Tensor.copy_,
+) -> None:
     """Set every weight of `model` from one generator: the only place where weights get their first values.
 
     ============================  =======================================
@@ -188,7 +193,8 @@ def initialise(model: nn.Module, architecture: Architecture, seed: int) -> None:
     ============================  =======================================
 
     With the final norm the logits start at a spread of 0.4 whatever the width, so the initial loss is ln V +
-    0.08; `layers` are those of the deepest stream. Parameters are visited in the order of their names.
+    0.08; `layers` are those of the deepest stream. Parameters are visited in the order of their names. `write` puts
+    drawn values into a parameter, of which this process may hold a part alone.
     """
     generator = torch.Generator().manual_seed(seed)
     depth = max(architecture.depths)
@@ -205,4 +211,4 @@ def initialise(model: nn.Module, architecture: Architecture, seed: int) -> None:
             scale = 1 / math.sqrt(parameter.shape[1])
             if name.endswith(("out.weight", "down.weight")):
                 scale /= math.sqrt(2 * depth)
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        write(parameter, torch.randn(parameter.shape, generator=generator) * scale)

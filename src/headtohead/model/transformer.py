@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from headtohead.model.architecture import Architecture, Layer, Read, Stream
 from headtohead.model.attention import KeySource, LayerCache, Mask, Recorder
@@ -100,18 +102,29 @@ class Transformer(nn.Module):
         self.head_bias = nn.Parameter(torch.empty(a.vocabulary)) if a.head.bias else None
         self._run_block: Callable[..., tuple[Tensor, list[Tensor | None]]] = _run_block
         self._run_chunk: Chunk = chunk_sums
-        initialise(self, a, seed)
+        if self.device.type != "meta":  # weights without data get theirs once they have a place
+            initialise(self, a, seed)
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, hooks: bool = False) -> None:
         """Compile one block's forward and backward, and what follows the head's product; equal blocks share the
-        graph.
+        graph. With `hooks`, what is hooked to a block (gathering its weights) stays around it, uncompiled.
         """
-        self._run_block = torch.compile(_run_block, dynamic=False)
         self._run_chunk = torch.compile(chunk_sums, dynamic=False)
+        if not hooks:
+            self._run_block = torch.compile(_run_block, dynamic=False)
+            return
+        compiled = torch.compile(Block.forward, dynamic=False)
+        for block in self.modules():
+            if isinstance(block, Block):
+                block.forward = partial(compiled, block)
+
+    def recompute_blocks(self) -> None:
+        """Keep of a block its input alone for the backward pass, and run it again there. After `compile_blocks`."""
+        self._run_block = partial(checkpoint, self._run_block, use_reentrant=False)
 
     def table(self, stream: Stream) -> Tensor:
         """The token embeddings (V, d) of a stream."""

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,6 +45,9 @@ from headtohead.study.solo_plan import (
 )
 from headtohead.study.tracking import Tracked, check_tracker
 from headtohead.study.versions import versions
+
+if TYPE_CHECKING:
+    from headtohead.train.parallel import Team
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,24 @@ def train(words: Words, read_network: Callable[[Path], Origin], exports: Callabl
     """
     if words.track is not None:
         check_tracker(words.track)
-    folder = _resumed(words) if words.resume is not None else _written_down(words, read_network)
-    go_on = ["headtohead", "train", "--resume", str(folder)]
-    go_on += [] if words.track is None else ["--track", words.track]
-    _work(folder, words.track, shlex.join(go_on))
-    _tell(folder, exports)
+    from headtohead.study.worker import processes, run, under_torchrun
+
+    def begun() -> Path:
+        return _resumed(words) if words.resume is not None else _written_down(words, read_network)
+
+    with processes() as team:
+        folder = begun() if team is None else team.told(begun)
+        go_on = ["headtohead", "train", "--resume", str(folder)]
+        go_on += [] if words.track is None else ["--track", words.track]
+        command = shlex.join(go_on)
+        done = is_done(folder) if team is None else team.told(lambda: is_done(folder))
+        leads = team is None or team.leads
+        if not done and leads:
+            _work(folder, words.track, command if team is None else under_torchrun(command), team)
+        elif not done:
+            run(folder, team=team)
+        if leads:
+            _tell(folder, exports)
 
 
 def _resumed(words: Words) -> Path:
@@ -296,11 +312,9 @@ def _inherited(a: Architecture, seed: int, origin: Origin) -> tuple[bytes, dict[
     return content, {"from": origin.name, "sha256": digest, "inherited": len(found.taken), "new": found.new}
 
 
-def _work(folder: Path, track: str | None, go_on: str) -> None:
+def _work(folder: Path, track: str | None, go_on: str, team: Team | None) -> None:
     """Have the run done, looked on by a display and a tracker."""
     description = read_run(folder)
-    if is_done(folder):
-        return
     import torch
 
     from headtohead.measure.limits import matmul_peak
@@ -328,7 +342,7 @@ def _work(folder: Path, track: str | None, go_on: str) -> None:
             watchers.append(
                 stack.enter_context(Watch(description["label"], recipe["steps"], per_token, peak))
             )
-            worker.run(folder, watchers, go_on)
+            worker.run(folder, watchers, go_on, team)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; go on from the last checkpoint with: {go_on}") from None
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 
 from headtohead.data.layouts import Layout, Ledger
 from headtohead.data.objectives import Codes, objective, wrong_inputs
@@ -44,6 +45,7 @@ from headtohead.train.checkpoint import named_tensors
 from headtohead.train.inherit import put
 from headtohead.train.loop import OnLine, Trained, train
 from headtohead.train.nonfinite import NonFinite
+from headtohead.train.parallel import ALONE, Team, built, shares, whole
 from headtohead.train.recipe import Recipe
 from headtohead.train.runtime import configure
 
@@ -53,7 +55,9 @@ Report = Callable[[str, int, float, float | None], None]
 
 @dataclass(frozen=True)
 class Shown(Batch):
-    """A batch that remembers the rows it was made of, for the ledger."""
+    """A batch that remembers the rows it was made of, for the ledger: those of the other processes of the run too,
+    which count them nowhere else.
+    """
 
     layout: Layout
     rows: tuple[tuple[Example, ...], ...]
@@ -111,10 +115,15 @@ class Rows:
 
 
 def trained(
-    folder: Path, description: dict[str, Any], report: Report, on_line: OnLine | None = None
+    folder: Path,
+    description: dict[str, Any],
+    report: Report,
+    on_line: OnLine | None = None,
+    team: Team = ALONE,
 ) -> tuple[dict[str, Any], bytes | None, dict[str, float]]:
     """The result of the run that `description` (run.json) describes, its weights (None if it had to stop),
-    seconds. `on_line` gets each line of the metrics and each point of the curve (`train.loop.train`).
+    seconds. `on_line` gets each line of the metrics and each point of the curve (`train.loop.train`). All
+    processes of a team call it; the first of them has the weights.
 
     Raises:
         UserError: data or first weights that are not what the description names, a checkpoint of another run, a
@@ -127,7 +136,7 @@ def trained(
     layout = Layout(network, description["supervise"], data.row, data.side)
     evaluation = description["evaluation"]
     longer = Layout(network, description["supervise"], evaluation["row"], evaluation["side"])
-    model = Transformer(network, recipe.seed)
+    model = built(network, recipe.seed, recipe, team, torch.device(runtime.device))
     if "initial" in description:
         _put_initial(model, folder, description["initial"])
     identity = {
@@ -155,7 +164,7 @@ def trained(
         "identity": identity,
     }
     try:
-        done = _train(folder, description, model, layout, longer, data, recipe, report, on_line)
+        done = _train(folder, description, model, layout, longer, data, recipe, report, on_line, team)
     except NonFinite as stop:
         return (
             {
@@ -179,10 +188,11 @@ def trained(
     result["curve"] = done.curve
     if done.averaged:
         result["averaged"] = done.averaged
+    if done.ranks:
+        result["processes"] = {"parallel": recipe.parallel, "from_step": done.ranks}
     result["samples"] = _samples(model, longer, data, evaluation)
-    weights = safetensors.torch.save(
-        {name: tensor.detach().contiguous() for name, tensor in named_tensors(model).items()}
-    )
+    tensors = {name: whole(tensor.detach()).cpu() for name, tensor in named_tensors(model).items()}
+    weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     return {**result, **about}, weights, {**done.seconds, "score": time.monotonic() - began}
 
@@ -275,6 +285,7 @@ def _train(
     recipe: Recipe,
     report: Report,
     on_line: OnLine | None,
+    team: Team,
 ) -> Trained:
     rows = data.rows(recipe)
     evaluation = description["evaluation"]
@@ -283,10 +294,8 @@ def _train(
     per_batch = evaluation["rows_per_batch"]
 
     def batch_at(step: int) -> list[Shown]:
-        some = rows.at(step)
-        size = len(some) // recipe.micro_batches
-        parts = [tuple(some[at : at + size]) for at in range(0, len(some), size)]
-        return [Shown(**vars(layout.batch(part)), layout=layout, rows=part) for part in parts]
+        parts = shares(rows.at(step), recipe.micro_batches, team)
+        return [Shown(**vars(layout.batch(own)), layout=layout, rows=counted) for own, counted in parts]
 
     def evaluate(_: Any, step: int) -> dict[str, Any]:
         report("evaluating", step, 0.0, None)
@@ -311,6 +320,7 @@ def _train(
         on_line=on_line,
         documents_of=documents_of,
         fresh="initial" not in description,
+        team=team,
     )
 
 

@@ -11,15 +11,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from headtohead.errors import Interrupted, UserError
 from headtohead.files import FolderLock, write_atomic
 from headtohead.study import lease
 from headtohead.study.processes import PARENT, end_with_parent, wait_for
 from headtohead.study.results import clear_checkpoints, read_run
+
+if TYPE_CHECKING:
+    from headtohead.train.parallel import Team
 
 LOCK_SECONDS = 20.0
 """How long a study and its workers wait for a folder whose last owner was killed a moment ago."""
@@ -36,17 +40,51 @@ class Watcher(Protocol):
         """A line of the metrics, or a point of the curve; see `train.loop.train`."""
 
 
-def run(folder: Path, watchers: Sequence[Watcher] = (), go_on: str | None = None) -> int:
+@contextmanager
+def processes() -> Iterator[Team | None]:
+    """The processes that torchrun started for one run, this one among them; None where it is the only one.
+
+    What is wrong for all is told by the first of them; the others end with its exit code.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        yield None
+        return
+    from headtohead.train.parallel import Lost, assembled
+
+    with assembled() as team:
+        try:
+            yield team
+        except UserError as error:
+            if team.leads or isinstance(error, Lost):
+                raise
+            raise SystemExit(error.exit_code) from None
+
+
+def under_torchrun(command: str) -> str:
+    """How torchrun is told to do a command with as many processes as there are here."""
+    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', '1')} -m {command}"
+
+
+def run(
+    folder: Path, watchers: Sequence[Watcher] = (), go_on: str | None = None, team: Team | None = None
+) -> int:
     """Do, or go on with, the run that FOLDER/run.json describes. 0 when FOLDER/result.json is there in the
     end.
 
     Args:
         go_on: the command that goes on with it, told when it is interrupted; left out, `headtohead run FOLDER`.
+        team: the processes that do it together, each of which calls this; left out, those of torchrun if it
+            started this one.
 
     Raises:
         UserError: no description, a folder in use, data that is not what the description names, a full disk.
         Interrupted: by Ctrl-C or SIGTERM, after a checkpoint.
     """
+    if team is not None:
+        return _run_together(folder, watchers, go_on, team)
+    with processes() as found:
+        if found is not None:
+            return _run_together(folder, watchers, go_on, found)
     end_with_parent()
     description = read_run(folder)
     lease.obey(folder)
@@ -58,6 +96,25 @@ def run(folder: Path, watchers: Sequence[Watcher] = (), go_on: str | None = None
         clear_checkpoints(folder)
     finally:
         lock.release()
+    return 0
+
+
+def _run_together(folder: Path, watchers: Sequence[Watcher], go_on: str | None, team: Team) -> int:
+    """`run`, by several processes: the first one claims the folder, tells, and writes all but its checkpoints."""
+
+    def begun() -> tuple[dict[str, Any], FolderLock | None]:
+        return read_run(folder), claimed(folder, LOCK_SECONDS) if team.leads else None
+
+    description, lock = team.together(begun)
+    try:
+        if not team.told((folder / "result.json").exists):
+            go_on = go_on or under_torchrun(f"headtohead run {folder}")
+            _run(folder, description, watchers, go_on, team)
+        if team.leads:
+            clear_checkpoints(folder)
+    finally:
+        if lock is not None:
+            lock.release()
     return 0
 
 
@@ -83,14 +140,24 @@ def claimed(folder: Path, seconds: float) -> FolderLock:
     return lock
 
 
-def _run(folder: Path, description: dict[str, Any], watchers: Sequence[Watcher], go_on: str) -> None:
+def _run(
+    folder: Path,
+    description: dict[str, Any],
+    watchers: Sequence[Watcher],
+    go_on: str,
+    team: Team | None = None,
+) -> None:
     from headtohead.study.training import trained  # torch: only here, so that all refusals above are quick
     from headtohead.train.loop import Stopped
+    from headtohead.train.parallel import ALONE
 
+    team = team or ALONE
     began = time.monotonic()
     noted = _Progress(folder, description)
 
     def report(stage: str, step: int, seconds_left: float, nats: float | None) -> None:
+        if not team.leads:
+            return
         noted(stage, step, seconds_left, nats)
         for watcher in watchers:
             watcher.progress(stage, step, seconds_left, nats)
@@ -100,9 +167,11 @@ def _run(folder: Path, description: dict[str, Any], watchers: Sequence[Watcher],
             watcher.line(kind, values)
 
     try:
-        result, weights, seconds = trained(folder, description, report, on_line)
+        result, weights, seconds = trained(folder, description, report, on_line, team)
     except Stopped as stop:
         raise Interrupted(f"{stop}; go on with: {go_on}") from None
+    if not team.leads:
+        return
     if weights is not None:
         write_atomic(folder / "model.safetensors", weights)
         write_atomic(folder / "architecture.json", _json(description["architecture"]))

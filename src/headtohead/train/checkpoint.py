@@ -8,6 +8,8 @@ A checkpoint is a folder ``step-00000500`` of three files, or four:
 - ``state.json``: the step, the run's identity, the loop's own state, size and SHA-256 of the other files, and a
   SHA-256 of itself.
 
+A network that several processes hold in parts is written in parts too: see ``sharded``.
+
 The place in the data needs no file of its own: the batch of a step is a function of the step. The folder is
 made under another name, brought to the disk and renamed, so a process killed at any moment leaves whole
 checkpoints only.
@@ -23,7 +25,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
@@ -31,18 +34,40 @@ from torch import Tensor, nn
 
 from headtohead.errors import UserError
 from headtohead.files import explain_os_error
+from headtohead.train.devices import RANDOM, random_states, set_random_states
+from headtohead.train.parallel import ALONE, Team, is_sharded, write
 from headtohead.train.runtime import Notice, to_stderr
 
-FORMAT = 1
+FORMAT, SHARDED = 1, 2
 KEPT = 2
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 _AVERAGE = "average.safetensors"
-_RANDOM = "random_state"
 _UNFINISHED = ".unfinished-"
 
 
 class Damaged(Exception):
     """A checkpoint that is not what was written: the message says which file and how."""
+
+
+class Saved(Protocol):
+    """A checkpoint read back and verified, in one piece or in parts."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def identity(self) -> dict[str, Any]: ...
+    @property
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Put it into a network, and with ``optimizer`` into that and the random state."""
+        ...
+
+    def average_for(self, model: nn.Module) -> dict[str, Tensor]:
+        """The mean of the weights so far, each tensor where ``model`` has its own; empty where none was taken."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -69,19 +94,28 @@ class Checkpoint:
         ]
         if wrong:
             raise UserError(f"{self.path} holds the weights of another network: '{wrong[0]}' does not fit")
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(self.weights[name])
+        for name, tensor in own.items():
+            write(tensor, self.weights[name])
         if optimizer is None:
             return
+        set_random_states(self.optimizer, device_of(model))
         parameters = dict(model.named_parameters())
         optimizer.state.clear()
         for key, tensor in self.optimizer.items():
-            if key == _RANDOM:
-                torch.set_rng_state(tensor.clone())
-            else:
+            if not key.startswith(RANDOM):
                 slot, name = key.split(".", 1)
-                optimizer.state[parameters[name]][slot] = tensor.clone()
+                place = place_for(tensor.shape, tensor.dtype, parameters[name])
+                write(place, tensor)
+                optimizer.state[parameters[name]][slot] = place
+
+    def average_for(self, model: nn.Module) -> dict[str, Tensor]:
+        """The mean of the weights so far, each tensor where ``model`` has its own; empty where none was taken."""
+        places = {
+            name: torch.zeros_like(tensor) for name, tensor in named_tensors(model).items() if self.average
+        }
+        for name, place in places.items():
+            write(place, self.average[name])
+        return places
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -108,18 +142,41 @@ def save(
     *,
     average: Mapping[str, Tensor] | None = None,
     keep: int = KEPT,
+    team: Team = ALONE,
 ) -> Path:
     """Write the checkpoint of ``step`` into ``folder``; keep the newest ``keep`` with it, delete the others.
+
+    All ranks of a team call it, and all have the checkpoint or the one error. A network that each holds whole is
+    written by the first of them; one in parts by all.
 
     Raises:
         UserError: naming the file that could not be written (disk full, …); earlier ones are untouched.
     """
-    parameters = dict(model.named_parameters())
-    tensors = {_RANDOM: torch.get_rng_state()}
-    for name, parameter in parameters.items():
-        for slot, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{slot}.{name}"] = value.detach().contiguous()
+    if is_sharded(model):
+        from headtohead.train import sharded
+
+        return sharded.save(folder, step, model, optimizer, identity, state, average or {}, keep, team)
+
+    def write_whole() -> None:
+        if team.leads:
+            _save_whole(folder, step, model, optimizer, identity, state, average or {}, keep)
+
+    team.together(write_whole)
+    return Stage(folder, step, keep).target
+
+
+def _save_whole(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+    state: Mapping[str, Any],
+    average: Mapping[str, Tensor],
+    keep: int,
+) -> None:
     weights = {name: tensor.detach().contiguous() for name, tensor in named_tensors(model).items()}
+    tensors = {**random_states(device_of(model)), **named_state(model, optimizer)}
     contents = {_WEIGHTS: safetensors.torch.save(weights), _OPTIMIZER: safetensors.torch.save(tensors)}
     if average:
         contents[_AVERAGE] = safetensors.torch.save(dict(average))
@@ -133,46 +190,99 @@ def save(
             for name, content in contents.items()
         },
     }
-    contents[_STATE] = json.dumps({**record, "sha256": _digest(record)}, indent=1).encode()
-
-    target = folder / f"step-{step:08d}"
-    unfinished = folder / f"{_UNFINISHED}{target.name}"
-    writing = unfinished
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
-        unfinished.mkdir()
+    stage = Stage(folder, step, keep)
+    with stage:
+        stage.begin()
         for name, content in contents.items():
-            writing = unfinished / name
-            _write_synced(writing, content)
-        writing = target
-        _sync_folder(unfinished)
-        _discard(target)  # there only when it is damaged: the run went on from before it
-        os.rename(unfinished, target)
-        _sync_folder(folder)
-    except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise UserError(
-            f"cannot write the checkpoint {target / writing.name if writing != target else target}: "
-            f"{explain_os_error(error)}; earlier checkpoints are untouched"
-        ) from error
-    # What is newer than this checkpoint was damaged, else the run would have gone on from there.
-    earlier = [path for path in checkpoints(folder) if _step_of(path) < step]
-    for path in checkpoints(folder):
-        if path != target and path not in earlier[: keep - 1]:
-            _discard(path)
-    return target
+            stage.write(name, content)
+        stage.finish(record)
 
 
-def load(path: Path) -> Checkpoint:
-    """The checkpoint at ``path``, verified byte for byte.
+def named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's tensors, by slot and parameter: ``exp_avg.embedding``."""
+    return {
+        f"{slot}.{name}": value.detach().contiguous()
+        for name, parameter in model.named_parameters()
+        for slot, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def place_for(shape: torch.Size, dtype: torch.dtype, parameter: Tensor) -> Tensor:
+    """Room for a tensor of the optimizer: divided as its parameter is, where it has the parameter's shape."""
+    if shape == parameter.shape:
+        return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+    return torch.zeros(shape, dtype=dtype, device=parameter.device)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+class Stage:
+    """A checkpoint in the making: under another name until it is whole, gone when making it fails.
+
+    ``begin``, then the files, then ``finish``, within the context, which makes one line of a full disk.
+    """
+
+    def __init__(self, folder: Path, step: int, keep: int) -> None:
+        self.folder, self.step, self.keep = folder, step, keep
+        self.target = folder / f"step-{step:08d}"
+        self.unfinished = folder / f"{_UNFINISHED}{self.target.name}"
+        self._writing = self.target
+
+    def begin(self) -> None:
+        """An empty folder under the other name."""
+        self._writing = self.unfinished
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.unfinished.exists():
+            shutil.rmtree(self.unfinished)
+        self.unfinished.mkdir()
+
+    def write(self, name: str, content: bytes) -> None:
+        """One file, on the disk when this returns."""
+        self._writing = self.target / name
+        _write_synced(self.unfinished / name, content)
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """``state.json``, and the checkpoint is there; of older ones, those that are not to be kept are deleted."""
+        self.write(_STATE, json.dumps({**record, "sha256": _digest(record)}, indent=1).encode())
+        self._writing = self.target
+        sync_folder(self.unfinished)
+        _discard(self.target)  # there only when it is damaged: the run went on from before it
+        os.rename(self.unfinished, self.target)
+        sync_folder(self.folder)
+        # What is newer than this checkpoint was damaged, else the run would have gone on from there.
+        earlier = [path for path in checkpoints(self.folder) if _step_of(path) < self.step]
+        for path in checkpoints(self.folder):
+            if path != self.target and path not in earlier[: self.keep - 1]:
+                _discard(path)
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+            raise UserError(
+                f"cannot write the checkpoint {self._writing}: {explain_os_error(error)}; "
+                "earlier checkpoints are untouched"
+            ) from error
+
+
+def load(path: Path, team: Team = ALONE) -> Saved:
+    """The checkpoint at ``path``, verified byte for byte, whoever wrote it.
 
     Raises:
         Damaged: something is missing, cut short or altered.
         UserError: it can't be read (permissions, …), or is of a format this version doesn't know.
     """
-    record = _read_record(path)
+    record = read_record(path)
+    if record["format"] == SHARDED:
+        from headtohead.train import sharded
+
+        return sharded.load(path, record, team)
     tensors: dict[str, dict[str, Tensor]] = {}
     for name, expected in record["files"].items():
         content = _read(path / name)
@@ -193,23 +303,31 @@ def load(path: Path) -> Checkpoint:
 
 
 def latest(
-    folder: Path, identity: Mapping[str, Any] | None = None, notice: Notice = to_stderr
-) -> Checkpoint | None:
+    folder: Path,
+    identity: Mapping[str, Any] | None = None,
+    notice: Notice = to_stderr,
+    team: Team = ALONE,
+) -> Saved | None:
     """The newest usable checkpoint in ``folder``; damaged ones are named, one line each, and passed over.
 
     Args:
         identity: of the run that wants to go on, to be that of the checkpoint; None asks no questions.
+        team: whose ranks take the same one: what is damaged for any is damaged for all.
 
     Raises:
         UserError: the checkpoint is of another run: names what differs.
     """
     damaged: list[str] = []
     found = None
-    for path in checkpoints(folder):
-        try:
+    for path in team.gather(checkpoints(folder))[0]:
+
+        def usable(path: Path = path) -> Saved:
             if identity is not None:
-                _check_identity(path, _read_record(path)["identity"], identity)
-            found = load(path)
+                _check_identity(path, read_record(path)["identity"], identity)
+            return load(path, team)
+
+        try:
+            found = team.together(usable)
             break
         except Damaged as reason:
             damaged.append(f"the checkpoint {path} is damaged ({reason})")
@@ -244,7 +362,7 @@ def _check_identity(path: Path, there: Mapping[str, Any], here: Mapping[str, Any
         )
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
     """``state.json``, verified by its own checksum."""
     content = _read(path / _STATE)
     try:
@@ -254,8 +372,10 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise Damaged(f"{_STATE} is cut short or altered: not what was written") from None
     if noted != _digest(record):
         raise Damaged(f"{_STATE} was altered: it is not what its SHA-256 says")
-    if record["format"] != FORMAT:
-        raise UserError(f"{path} is a checkpoint of format {record['format']}: this version reads {FORMAT}")
+    if record["format"] not in (FORMAT, SHARDED):
+        raise UserError(
+            f"{path} is a checkpoint of format {record['format']}: this version reads {FORMAT} and {SHARDED}"
+        )
     return record
 
 
@@ -283,7 +403,8 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -33,6 +33,7 @@ from headtohead.model.parts import RelativeBias
 from headtohead.model.positions import sees_ahead
 from headtohead.model.transformer import Transformer
 from headtohead.train.checkpoint import named_tensors
+from headtohead.train.parallel import write
 
 MEANING = ("feed_forward", "biases", "norms.kind", "norms.place", "heads", "d_head", "key_heads")
 """What must be equal, beside shapes, for a weight to mean the same."""
@@ -115,9 +116,8 @@ def put(model: Transformer, weights: Mapping[str, Tensor]) -> None:
             )
     if unknown := sorted(weights.keys() - own.keys()):
         raise UserError(f"the tensor '{unknown[0]}' is none of the network's")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(weights[name])
+    for name, tensor in own.items():
+        write(tensor, weights[name])
 
 
 def _check_meaning(source: Architecture, target: Architecture) -> None:

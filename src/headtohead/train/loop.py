@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headtohead.errors import UserError
 from headtohead.model.batch import Batch
@@ -29,9 +29,11 @@ from headtohead.model.transformer import Transformer
 from headtohead.train import checkpoint
 from headtohead.train.averaging import Average
 from headtohead.train.compiling import compiled_or_eager
+from headtohead.train.devices import ahead
 from headtohead.train.metrics import MetricsFile
 from headtohead.train.nonfinite import NonFinite, first_nonfinite_layer, nonfinite_gradient
 from headtohead.train.optimizers import make_optimizer, set_learning_rate
+from headtohead.train.parallel import ALONE, Team, clip_
 from headtohead.train.recipe import Recipe
 from headtohead.train.runtime import Notice, Runtime, configure, to_stderr
 from headtohead.train.schedules import learning_rate
@@ -45,7 +47,8 @@ BEST = "best"
 """Folder of the run's best checkpoint, where ``recipe.keep_best`` keeps it; it outlives the others."""
 
 # These settle when a run is written down, not what it computes: they may change from one start to the next.
-_NOT_IDENTITY = ("checkpoint_every", "keep_last", "keep_best")
+# Nor is the number of processes: it changes in which order a sum is made, not what is summed.
+_NOT_IDENTITY = ("checkpoint_every", "keep_last", "keep_best", "device", "parallel")
 
 
 class Stopped(Exception):
@@ -78,6 +81,13 @@ class Progress:
         default_factory=lambda: dict.fromkeys(("compile", "train", "evaluate", "checkpoint"), 0.0)
     )
     """Wall time by what it went into, over all starts of the run."""
+    ranks: list[list[int]] = field(default_factory=list)
+    """From which step on how many processes shared the run: [[0, 2], [500, 4]]; empty for one from first to last."""
+
+    def by_ranks(self, team: Team) -> None:
+        """Note how many go on from here, where it isn't what it was."""
+        if team.size != (self.ranks[-1][1] if self.ranks else 1):
+            self.ranks.append([self.step, team.size])
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,8 @@ class Trained:
     runtime: Runtime
     checkpoint: Path
     averaged: dict[str, Any] | None = None
+    ranks: list[list[int]] = field(default_factory=list)
+    """See ``Progress``."""
 
 
 def objective(total: Tensor, weight: float) -> Tensor:
@@ -110,19 +122,22 @@ def objective(total: Tensor, weight: float) -> Tensor:
 
 
 def backward(
-    model: Transformer, batches: Sequence[Batch], z_loss: float, runtime: Runtime
+    model: Transformer, batches: Sequence[Batch], z_loss: float, runtime: Runtime, team: Team = ALONE
 ) -> tuple[float, float]:
-    """Gradients of one step into ``.grad``; returns its nats (a sum) and its supervised tokens."""
-    weight = sum(float(batch.weights.sum()) for batch in batches)
+    """Gradients of one step into ``.grad``; returns its nats (a sum) and its supervised tokens.
+
+    Of a team, ``batches`` are this rank's share, and nats, tokens and gradients are sums over all ranks.
+    """
+    (weight,) = team.total(sum(float(batch.weights.sum()) for batch in batches))
     if not weight:
         raise ValueError("the batches of this step hold no supervised token")
-    nats = 0.0
-    for batch in batches:
+    nats = torch.zeros((), dtype=torch.float64, device=batches[0].weights.device)
+    for number, batch in enumerate(batches, 1):
         with runtime.autocast():
-            sums = model.loss(batch, z_loss)
+            sums = team.loss(model, batch, z_loss, last=number == len(batches))
         objective(sums.total, weight).backward()
-        nats += float(sums.nats)
-    return nats, weight
+        nats += sums.nats.detach()
+    return team.total(float(nats))[0], weight
 
 
 def train(
@@ -141,6 +156,7 @@ def train(
     documents_of: Callable[[Any], Sequence[str]] = lambda batch: (),
     fresh: bool = False,
     notice: Notice = to_stderr,
+    team: Team = ALONE,
 ) -> Trained:
     """Train ``model`` by ``recipe`` in ``folder``, going on from the newest usable checkpoint there.
 
@@ -162,6 +178,8 @@ def train(
         documents_of: names of the documents in a batch, to be told where a step isn't finite.
         fresh: the weights are those of the init function, so the loss has to start at ln V (`watch`).
         notice: gets the one-line notices.
+        team: the processes that share the run, each of which calls this with its share of every step's rows
+            (``parallel.shares``) in ``batch_at`` and a ledger that counts the whole of it.
 
     Raises:
         NonFinite: a loss or gradient that isn't finite.
@@ -173,32 +191,27 @@ def train(
         raise ValueError("the number of steps is not settled: use recipe.with_steps(n)")
     if recipe.keep_best and (evaluate is None or not any(0 < at <= recipe.steps for at in evaluate_at)):
         raise UserError("recipe.keep_best = true, but nothing is evaluated on the way: leave it out")
+    notice = team.notice(notice)
     runtime = configure(recipe, notice)
-    if runtime.compiled:
-        began = time.perf_counter()
-        model.compile_blocks()
-        # Before the identity is settled: a compiler that fails makes this an eager run.
-        first = batch_at(0)
-        runtime = compiled_or_eager(runtime, lambda: backward(model, first, recipe.z_loss, runtime), notice)
-        compiling = time.perf_counter() - began
-    else:
-        compiling = 0.0
+    runtime, compiling = _ready(model, batch_at, recipe, runtime, team, notice)
     identity = identity_of(model, recipe, runtime, identity or {})
     saved = folder / "checkpoints"
-    for where in (saved, folder / BEST):
+    for where in (saved, folder / BEST) if team.leads else ():
         checkpoint.sweep(where)
     optimizer = make_optimizer(model, recipe)
     torch.manual_seed(recipe.seed)
     progress = Progress()
-    last = checkpoint.latest(saved, identity, notice)
+    last = checkpoint.latest(saved, identity, notice, team)
     if last is not None:
         last.restore(model, optimizer)
         progress = Progress(**last.state["progress"])
         ledger = type(ledger).from_dict(last.state["ledger"])
     elif fresh:
-        check_start(model, batch_at(0), runtime)
-    average = Average(recipe, last.average if last else None)
+        first = [batch.to(model.device) for batch in batch_at(0)]
+        team.together(lambda: check_start(model, first, runtime))
+    average = Average(recipe, last.average_for(model) if last else None)
     progress.seconds["compile"] += compiling
+    progress.by_ranks(team)
     last_path = last.path if last else None
     del last
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -206,7 +219,8 @@ def train(
     def evaluated() -> Mapping[str, Any]:
         if evaluate is None:
             return {}
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        own = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(own), torch.no_grad():
             return evaluate(model, progress.step)
 
     def measure_point() -> bool:
@@ -227,7 +241,7 @@ def train(
             }
         )
         progress.since_point = [0.0, 0.0]
-        if on_line:
+        if on_line and team.leads:
             on_line("point", progress.curve[-1])
         progress.seconds["evaluate"] += time.perf_counter() - began
         if not (recipe.keep_best and progress.step):
@@ -251,25 +265,31 @@ def train(
             state,
             average=average.tensors,
             keep=keep,
+            team=team,
         )
         progress.seconds["checkpoint"] += time.perf_counter() - began
         return path
 
-    with MetricsFile(folder / "metrics.jsonl", progress.step) as metrics, _stop_signals() as asked:
+    with (
+        MetricsFile(folder / "metrics.jsonl" if team.leads else None, progress.step) as metrics,
+        _stop_signals(team) as asked,
+        ahead(batch_at, model.device, recipe.steps) as batches_ahead,
+    ):
         clock = _Clock(recipe.steps, evaluate_at if evaluate else ())
         if progress.step == 0:
             measure_point()
         while progress.step < recipe.steps:
             began = time.perf_counter()
-            batches = batch_at(progress.step)
+            batches = batches_ahead.at(progress.step)
             rate = learning_rate(recipe, progress.step + 1)
             set_learning_rate(optimizer, rate)
             optimizer.zero_grad(set_to_none=True)
-            nats, weight = backward(model, batches, recipe.z_loss, runtime)
-            norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip))
+            nats, weight = backward(model, batches, recipe.z_loss, runtime, team)
+            norm = clip_(parameters, recipe.clip)
             if not (math.isfinite(nats) and math.isfinite(norm)):
                 names = tuple(dict.fromkeys(name for batch in batches for name in documents_of(batch)))
-                raise NonFinite(progress.step + 1, _blame(model, batches, nats, runtime), last_path, names)
+                blamed = _blame(model, batches, nats, runtime, team)
+                raise NonFinite(progress.step + 1, blamed, last_path, names)
             optimizer.step()
             for batch in batches:
                 ledger.add(batch, flops_of(batch))
@@ -297,14 +317,14 @@ def train(
                 }
                 metrics.append(line)
                 progress.since_log, progress.spikes = [0.0, 0.0], []
-                if on_line:
+                if on_line and team.leads:
                     on_line("metrics", line)
             if measure_point():
                 save(folder / BEST, keep=1)
-            stop = asked() if progress.step < recipe.steps else None
+            stop = team.first(asked()) if progress.step < recipe.steps else None
             if progress.step % recipe.checkpoint_every == 0 or progress.step == recipe.steps or stop:
                 last_path = save(saved, recipe.keep_last)
-            if on_progress:
+            if on_progress and team.leads:
                 on_progress(progress.step, recipe.steps, clock.left(progress), nats / weight)
             if stop:
                 raise Stopped(progress.step, stop)
@@ -313,7 +333,32 @@ def train(
     if average.steps:
         average.put(checkpoint.named_tensors(model))
         averaged = {"steps": list(average.steps), **evaluated()}
-    return Trained(ledger, progress.curve, progress.seconds, runtime, last_path, averaged)
+    return Trained(ledger, progress.curve, progress.seconds, runtime, last_path, averaged, progress.ranks)
+
+
+def _ready(
+    model: Transformer,
+    batch_at: Callable[[int], Sequence[Batch]],
+    recipe: Recipe,
+    runtime: Runtime,
+    team: Team,
+    notice: Notice,
+) -> tuple[Runtime, float]:
+    """The network on its device, shared out and compiled, before a run's identity is settled: a compiler that fails
+    makes it eager. Also the seconds that compiling took.
+    """
+    team.prepare(model, recipe, runtime)
+    if not runtime.compiled and team.size == 1:
+        return runtime, 0.0
+    began = time.perf_counter()
+    first = [batch.to(model.device) for batch in batch_at(0)]
+    if runtime.compiled:
+        found = compiled_or_eager(runtime, lambda: backward(model, first, recipe.z_loss, runtime), notice)
+        runtime = team.agreed(found)
+    if team.size > 1:
+        # DDP orders its buckets by the first pass, and so its sums: were it a step's, going on would differ in bits.
+        backward(model, first, recipe.z_loss, runtime, team)
+    return runtime, time.perf_counter() - began if runtime.compiled else 0.0
 
 
 def mean_bits_per_byte(results: Mapping[str, Any]) -> float:
@@ -344,23 +389,27 @@ def identity_of(
     }
 
 
-def _blame(model: Transformer, batches: Sequence[Batch], nats: float, runtime: Runtime) -> str:
-    """Where a step stopped being finite: its batches once more, eagerly and watched."""
+def _blame(model: Transformer, batches: Sequence[Batch], nats: float, runtime: Runtime, team: Team) -> str:
+    """Where a step stopped being finite: its batches once more, eagerly and watched, all ranks together."""
     for batch in batches:
         with runtime.autocast():
             layer = first_nonfinite_layer(model, lambda batch=batch: model.loss(batch))
-        if layer:
-            return layer
-    return "loss" if not math.isfinite(nats) else nonfinite_gradient(model)
+        found = [there for there in team.gather(layer) if there]
+        if found:
+            return found[0]
+    return "loss" if not math.isfinite(nats) else team.gather(nonfinite_gradient(model))[0]
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], int | None]]:
-    """A first SIGTERM or Ctrl-C, as an answer between steps; a second Ctrl-C ends the run at once."""
+def _stop_signals(team: Team) -> Iterator[Callable[[], int | None]]:
+    """A first SIGTERM or Ctrl-C, as an answer between steps; a second Ctrl-C ends the run at once.
+
+    Not that of a team: to its ranks torchrun passes the one Ctrl-C on that they had themselves.
+    """
     received: list[int] = []
 
     def receive(number: int, frame: object) -> None:
-        if received and number == signal.SIGINT:
+        if received and number == signal.SIGINT and team.size == 1:
             raise KeyboardInterrupt
         received.append(number)
 

@@ -15,14 +15,16 @@ from headtohead.files import explain_os_error, make_folder, write_atomic
 
 class MetricsFile:
     """Lines appended to ``path``; on opening, lines after ``step`` (a killed run's, past its checkpoint) are
-    cut.
+    cut. Without a path nothing is written: another process of the run does.
 
     Raises:
         UserError: naming the file, when it can't be read or written (disk full, …).
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, step: int) -> None:
+        self.path, self._file = path, None
+        if path is None:
+            return
         make_folder(path.parent)
         try:
             old = path.read_bytes() if path.exists() else b""
@@ -35,6 +37,8 @@ class MetricsFile:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """One step's line, handed to the kernel at once: it outlives this process."""
+        if self._file is None:
+            return
         try:
             self._file.write(json.dumps(line).encode() + b"\n")
             self._file.flush()
@@ -43,12 +47,16 @@ class MetricsFile:
 
     def sync(self) -> None:
         """To the disk, before a checkpoint that will take these lines for written."""
+        if self._file is None:
+            return
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._error(error) from error
 
     def close(self) -> None:
+        if self._file is None:
+            return
         try:
             self._file.close()
         except OSError as error:  # a full disk may show only when the last bytes are flushed

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headtohead.train.parallel import whole
+
 NAMED = 8
 """How many documents of a batch are named in one line; all are in `NonFinite.documents`."""
 
@@ -35,24 +37,19 @@ class NonFinite(Exception):
         super().__init__(f"the loss is not finite at step {step}, first in {layer}{shown}; {good}")
 
 
-class _Found(Exception):
-    """Ends a forward pass at the module that is looked for."""
-
-    def __init__(self, layer: str) -> None:
-        self.layer = layer
-
-
 def first_nonfinite_layer(model: nn.Module, forward: Callable[[], Any]) -> str | None:
     """Name of the first module, in forward order, whose output is not finite while ``forward`` runs, or None.
 
     Inner modules end before the one that holds them, so the name is the innermost. Compiled blocks run
-    eagerly here: a hook can't see into a compiled one.
+    eagerly here: a hook can't see into a compiled one. The pass goes on to its end, since other ranks may wait in it
+    for this one.
     """
+    found: list[str] = []
 
     def hook_for(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if not all(tensor.isfinite().all() for tensor in _tensors(output)):
-                raise _Found(name)
+            if not found and not all(tensor.isfinite().all() for tensor in _tensors(output)):
+                found.append(name)
 
         return hook
 
@@ -62,11 +59,8 @@ def first_nonfinite_layer(model: nn.Module, forward: Callable[[], Any]) -> str |
         for name, module in model.named_modules():
             handle = module.register_forward_hook(hook_for(name or type(model).__name__))
             stack.callback(handle.remove)
-        try:
-            forward()
-        except _Found as found:
-            return found.layer
-    return None
+        forward()
+    return found[0] if found else None
 
 
 def nonfinite_gradient(model: nn.Module) -> str:
@@ -76,8 +70,8 @@ def nonfinite_gradient(model: nn.Module) -> str:
     one in the network's order. When all are finite and only their norm overflowed: the one with the largest.
     """
     gradients = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
-    bad = [name for name, gradient in gradients if not gradient.isfinite().all()]
-    return bad[-1] if bad else max(gradients, key=lambda pair: float(pair[1].abs().max()))[0]
+    bad = [name for name, gradient in gradients if not whole(gradient.isfinite().all())]
+    return bad[-1] if bad else max(gradients, key=lambda pair: float(whole(pair[1].abs().max())))[0]
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

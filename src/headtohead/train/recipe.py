@@ -88,7 +88,14 @@ class Recipe(BaseModel):
     """Of the matrix products; weights, norms, softmax and loss are fp32 in either."""
     compile: bool = True
     """``torch.compile`` of each block; without a C++ compiler the run is eager and says so."""
+    activation_checkpointing: bool = False
+    """Keep of each block its input alone and run it again in the backward pass (Chen et al., arXiv 1604.06174): a
+    third more computing, far less memory, the same gradients."""
     threads: Count = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What computes: CUDA where there is one, else the CPU. Under ``torchrun`` each process has one of its own."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How ``torchrun``'s processes share the work: each has the whole network (DDP) or a part of it (FSDP2)."""
     checkpoint_every: Count = 500
     """Steps from one checkpoint to the next."""
     keep_last: Count = 2

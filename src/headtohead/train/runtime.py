@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 
+from headtohead.train.devices import chosen
 from headtohead.train.recipe import Recipe
 
 Notice = Callable[[str], None]
@@ -37,12 +38,14 @@ class Runtime:
     precision: Literal["bf16", "fp32"]
     compiled: bool
     torch: str
+    device: str = "cpu"
+    """Type of what it is computed on: "cpu" or "cuda", the current one."""
     simd: str | None = None
     """Vector instructions that a compiled network uses; known once it is compiled."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass: bf16 matrix products over fp32 master weights, or nothing."""
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def configure(recipe: Recipe, notice: Notice = to_stderr) -> Runtime:
@@ -52,22 +55,33 @@ def configure(recipe: Recipe, notice: Notice = to_stderr) -> Runtime:
     """
     tune_allocator()
     torch.set_num_threads(recipe.threads)
-    torch.use_deterministic_algorithms(True)
+    device = chosen(recipe.device)
+    # On CUDA some operations have no deterministic form: a warning says which, once.
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     # It would write NaN over every fresh tensor first: a guard for code that reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     precision = recipe.precision
-    if precision == "bf16" and not has_bf16():
-        notice("this CPU has no bf16 matrix products (AVX-512 BF16 or AMX): the run is in fp32")
+    if precision == "bf16" and not has_bf16(device):
+        lacks = (
+            "CPU has no bf16 matrix products (AVX-512 BF16 or AMX)"
+            if device.type == "cpu"
+            else "GPU has no bf16"
+        )
+        notice(f"this {lacks}: the run is in fp32")
         precision = "fp32"
     compiled = recipe.compile
     if compiled and (missing := missing_for_compile()):
         notice(f"{missing}: the run is eager, not compiled")
         compiled = False
-    return Runtime(recipe.threads, precision, compiled, torch.__version__)
+    return Runtime(recipe.threads, precision, compiled, torch.__version__, device.type)
 
 
-def has_bf16() -> bool:
-    """Does the CPU multiply bf16 matrices in hardware? Without it, bf16 is emulated and slower than fp32."""
+def has_bf16(device: torch.device | None = None) -> bool:
+    """Does the device (the CPU, if none is named) multiply bf16 matrices in hardware? Without it, bf16 is emulated
+    and slower than fp32.
+    """
+    if device is not None and device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
