@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def work(folder: Path, settings: dict[str, Any], team: Team = ALONE, **more: Any
         if settings.get("documents"):
             with open(folder.with_name(f"{folder.name}.rank{team.rank}.jsonl"), "a") as file:
                 seen = [part.targets.tolist() for part in parts]
-                file.write(json.dumps([step, sum(seen, [])]) + "\n")
+                file.write(json.dumps([step, list(chain(*seen))]) + "\n")
         return parts
 
     def told(model: Any, step: int) -> dict[str, float]:
