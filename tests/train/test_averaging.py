@@ -31,6 +31,7 @@ def test_the_run_ends_with_the_mean(tmp_path: Path) -> None:
     assert trained.averaged == {"steps": [11, 14, 17, 20], "first": first}
     assert trained.curve[-1]["first"] != first
     last = checkpoint.load(trained.checkpoint)
+    assert isinstance(last, checkpoint.Checkpoint)
     assert all(torch.equal(last.weights[name], seen[20][name]) for name in seen[20])
 
     plain, without = small.run(tmp_path / "b", changes={"checkpoint_every": 5})

@@ -194,6 +194,7 @@ def test_the_best_is_kept(tmp_path: Path, bits: dict[int, float], best: int) -> 
     small.run(tmp_path, changes={"keep_best": True}, evaluate=evaluate, evaluate_at=list(bits))
     (path,) = checkpoint.checkpoints(tmp_path / "best")
     found = checkpoint.load(path)
+    assert isinstance(found, checkpoint.Checkpoint)
     assert found.step == best and found.state["progress"]["best"] == bits[best]
     assert all(torch.equal(found.weights[name], weights[best][name]) for name in weights[best])
     assert checkpoint.checkpoints(tmp_path / "checkpoints")[0].name == "step-00000020"
