@@ -122,7 +122,7 @@ def test_what_needs_no_torch_does_not_import_it(words: list[str], tmp_path: Path
         (["--verbose"], "no such option: --verbose"),
         (["study"], "missing argument 'FILE'; see headtohead study --help"),
         (["study", "a.toml", "b.toml"], r"unexpected extra argument\S* \(b.toml\)"),
-        (["study", "a.toml", "--ouut", "x"], r"no such option: --ouut \(did you mean --out\)"),
+        (["study", "a.toml", "--ouut", "x"], r"no such option: --ouut \(did you mean --on, --out\)"),
         (["study", "a.toml", "--workers", "0"], "'--workers': '0' is not a whole number from 1 up"),
         (["study", "a.toml", "--workers", "two"], "'--workers': 'two' is not a whole number from 1 up"),
         (["study", "a.toml", "--text"], "option '--text' requires an argument"),
