@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -117,9 +118,7 @@ def test_every_kind_of_file_gives_the_same_texts(tmp_path: Path) -> None:
     (tmp_path / "g.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
     with pa.CompressedOutputStream(str(tmp_path / "z.jsonl.zst"), "zstd") as file:
         file.write(plain.read_bytes())
-    pa.parquet.write_table(
-        pa.table({"n": range(30), "text": wanted}), tmp_path / "p.parquet", row_group_size=7
-    )
+    parquet.write_table(pa.table({"n": range(30), "text": wanted}), tmp_path / "p.parquet", row_group_size=7)
     made = datasets.Dataset.from_dict({"text": wanted})
     made.save_to_disk(str(tmp_path / "saved"))
     datasets.DatasetDict({"train": made}).save_to_disk(str(tmp_path / "dict"))
@@ -253,7 +252,7 @@ def test_seen_knows_what_it_has_seen() -> None:
 
 
 def test_killed_it_goes_on_with_the_shards_that_are_whole(tmp_path: Path) -> None:
-    text = lines(tmp_path / "text.jsonl", 4000)
+    text = lines(tmp_path / "text.jsonl", 2000)
     code = (
         "import sys, headtohead.data.blocks as b\n"
         "from headtohead.data import sharding, sources\n"
@@ -321,8 +320,6 @@ def test_bad_lines_are_one_clear_line(
     )
     told = capsys.readouterr().err.strip().splitlines()
     assert len([line for line in told if line.startswith("error:")]) == 1
-    import re
-
     assert re.search(BAD[content], told[-1])
     assert not (tmp_path / "o" / "shards.json").exists()
 
@@ -331,7 +328,7 @@ def test_bad_files_and_settings(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_bytes(b"PAR1 nothing of the kind PAR1")
     (tmp_path / "l.txt").write_bytes("Grüße".encode("latin-1"))
     (tmp_path / "g.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 999)[:-20])
-    pa.parquet.write_table(pa.table({"body": ["a"]}), tmp_path / "q.parquet")
+    parquet.write_table(pa.table({"body": ["a"]}), tmp_path / "q.parquet")
     for name, told in {
         "p.parquet": "can't be read as Parquet",
         "q.parquet": "has no column 'text': its columns are body",
@@ -349,7 +346,8 @@ def test_bad_files_and_settings(tmp_path: Path) -> None:
 
 
 def test_a_mixture_file_and_a_changed_text(tmp_path: Path) -> None:
-    lines(tmp_path / "a" / "t.jsonl", 200), lines(tmp_path / "b.jsonl", 90, "b")
+    lines(tmp_path / "a" / "t.jsonl", 200)
+    lines(tmp_path / "b.jsonl", 90, "b")
     write_atomic(
         tmp_path / "m.toml",
         '[[sources]]\nname = "a"\ntext = ["a"]\nweight = 2\n[[sources]]\nname = "b"\ntext = ["b.jsonl"]\n',
