@@ -122,7 +122,7 @@ def test_what_needs_no_torch_does_not_import_it(words: list[str], tmp_path: Path
         (["--verbose"], "no such option: --verbose"),
         (["study"], "missing argument 'FILE'; see headtohead study --help"),
         (["study", "a.toml", "b.toml"], r"unexpected extra argument\S* \(b.toml\)"),
-        (["study", "a.toml", "--ouut", "x"], r"no such option: --ouut \(did you mean --out\)"),
+        (["study", "a.toml", "--ouut", "x"], r"no such option: --ouut \(did you mean --on, --out\)"),
         (["study", "a.toml", "--workers", "0"], "'--workers': '0' is not a whole number from 1 up"),
         (["study", "a.toml", "--workers", "two"], "'--workers': 'two' is not a whole number from 1 up"),
         (["study", "a.toml", "--text"], "option '--text' requires an argument"),
@@ -240,13 +240,15 @@ def test_study_hands_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.run(["study", "studies/x.toml"]) == 0
     assert calls.pop() == {
         "file": Path("studies/x.toml"), "text": [], "pairs": None, "field": "text", "out": None,
-        "workers": None, "dry_run": False, "overrides": [],
+        "workers": None, "dry_run": False, "overrides": [], "on": None, "slurm": [],
     }  # fmt: skip
     words = "study x.toml --text a b --pairs p --field body --out o --workers 3 --dry-run --set m=1 n=2"
+    words += " --on slurm --slurm time=9 --slurm qos=low"
     assert cli.run(words.split()) == 0
     assert calls.pop() == {
         "file": Path("x.toml"), "text": [Path("a"), Path("b")], "pairs": Path("p"), "field": "body",
-        "out": Path("o"), "workers": 3, "dry_run": True, "overrides": ["m=1", "n=2"],
+        "out": Path("o"), "workers": 3, "dry_run": True, "overrides": ["m=1", "n=2"], "on": "slurm",
+        "slurm": ["time=9", "qos=low"],
     }  # fmt: skip
 
 

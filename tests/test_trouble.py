@@ -277,7 +277,12 @@ def judge_the_stopped() -> None:
             reason = f"the loss is not finite at step {line['step']}, first in {line['layer']}"
             assert line["step"] == 2
             assert re.fullmatch(r"[a-z_.0-9]+", line["layer"])
-            assert line["reason"] == f"{reason}; the last good checkpoint is {last}"
+            told = re.fullmatch(
+                rf"{re.escape(reason)}; its batch is of ([^;]+); the last good checkpoint is {re.escape(str(last))}",
+                line["reason"],
+            )
+            assert told
+            assert all(re.fullmatch(r"\d+\.txt", name) for name in told[1].split(", "))
             assert checkpoint.load(last).step == 1
             assert not (folder / "model.safetensors").exists()
             assert reason in markdown

@@ -3,6 +3,8 @@
 import importlib
 from typing import Any
 
+from headtohead.registering import register_when_imported
+
 __version__ = "0.1.0"
 
 # What type checkers see of them is in __init__.pyi.
@@ -14,3 +16,6 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'headtohead' has no attribute '{name}'")
     return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+register_when_imported()

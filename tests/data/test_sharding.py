@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as parquet
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.test_trouble import disk
 
 from headtohead import cli
 from headtohead.data import sources
@@ -118,7 +118,7 @@ def test_every_kind_of_file_gives_the_same_texts(tmp_path: Path) -> None:
     (tmp_path / "g.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
     with pa.CompressedOutputStream(str(tmp_path / "z.jsonl.zst"), "zstd") as file:
         file.write(plain.read_bytes())
-    parquet.write_table(pa.table({"n": range(30), "text": wanted}), tmp_path / "p.parquet", row_group_size=7)
+    pq.write_table(pa.table({"n": range(30), "text": wanted}), tmp_path / "p.parquet", row_group_size=7)
     made = datasets.Dataset.from_dict({"text": wanted})
     made.save_to_disk(str(tmp_path / "saved"))
     datasets.DatasetDict({"train": made}).save_to_disk(str(tmp_path / "dict"))
@@ -252,7 +252,7 @@ def test_seen_knows_what_it_has_seen() -> None:
 
 
 def test_killed_it_goes_on_with_the_shards_that_are_whole(tmp_path: Path) -> None:
-    text = lines(tmp_path / "text.jsonl", 2000)
+    text = lines(tmp_path / "text.jsonl", 4000)
     code = (
         "import sys, headtohead.data.blocks as b\n"
         "from headtohead.data import sharding, sources\n"
@@ -298,6 +298,27 @@ def test_a_file_altered_is_found_by_verify_and_one_cut_short_at_once(tmp_path: P
         Sharded.open(tmp_path / "out")
 
 
+def test_a_full_disk_is_told_and_loses_no_shard(tmp_path: Path) -> None:
+    text = lines(tmp_path / "text.jsonl", 1500)
+    small = {**SMALL, "shard_bytes": 100_000}
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    out.mkdir()
+    with disk(out, "size=800k") as mounted:
+        if not mounted:
+            pytest.skip("no disk may be mounted here")
+        with pytest.raises(UserError, match="no space left on the disk"):
+            shard([files_source([text])], Sharding(**small), out)
+        kept = contents(out)
+        assert not [name for name in kept if "unfinished" in name]
+        assert sum(name.endswith("shard.json") for name in kept) >= 1
+        subprocess.run(["mount", "-o", "remount,size=64m", str(out)], check=True)
+        shard([files_source([text])], Sharding(**small), out)
+        shard([files_source([text])], Sharding(**small), whole)
+        made = contents(out)
+        assert made == contents(whole)
+        assert {name: made[name] for name in kept} == kept
+
+
 BAD = {
     '{"text": "a"}\nno json\n': r"t.jsonl:2 is not JSON: Expecting value at column 1",
     '{"text": "a"}\n\n{"body": "b"}\n': r"t.jsonl:3 has no field 'text': its fields are 'body'",
@@ -320,6 +341,8 @@ def test_bad_lines_are_one_clear_line(
     )
     told = capsys.readouterr().err.strip().splitlines()
     assert len([line for line in told if line.startswith("error:")]) == 1
+    import re
+
     assert re.search(BAD[content], told[-1])
     assert not (tmp_path / "o" / "shards.json").exists()
 
@@ -328,7 +351,7 @@ def test_bad_files_and_settings(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_bytes(b"PAR1 nothing of the kind PAR1")
     (tmp_path / "l.txt").write_bytes("Grüße".encode("latin-1"))
     (tmp_path / "g.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 999)[:-20])
-    parquet.write_table(pa.table({"body": ["a"]}), tmp_path / "q.parquet")
+    pq.write_table(pa.table({"body": ["a"]}), tmp_path / "q.parquet")
     for name, told in {
         "p.parquet": "can't be read as Parquet",
         "q.parquet": "has no column 'text': its columns are body",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,83 @@ def test_presets_are_the_published_networks(name: str) -> None:
     else:
         expected = sum(p.numel() for p in theirs.parameters())
     assert parameters(preset)["total"] == expected - bart
+
+
+T5_V11 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+COUNTED: dict[str, tuple[str, Any, int]] = {
+    # class, config, and how many more its parameters are than the preset's
+    "gpt-1-base": ("OpenAIGPTLMHeadModel", transformers.OpenAIGPTConfig(), 0),
+    "bloom-560m": ("BloomForCausalLM", transformers.BloomConfig(
+        hidden_size=1024, n_layer=24, n_head=16, vocab_size=250880), 0),
+    "llama-7b": ("LlamaForCausalLM", transformers.LlamaConfig(), 0),
+    "llama-3.2-1b": ("LlamaForCausalLM", transformers.LlamaConfig(
+        vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
+        num_key_value_heads=8, tie_word_embeddings=True), 0),
+    "qwen3-0.6b": ("Qwen3ForCausalLM", transformers.Qwen3Config(
+        vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+        num_key_value_heads=8, head_dim=128, tie_word_embeddings=True), 0),
+    "qwen3-8b": ("Qwen3ForCausalLM", transformers.Qwen3Config(
+        vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=128), 0),
+    # A table of sines is a parameter there.
+    "roformer-base": ("RoFormerForMaskedLM", transformers.RoFormerConfig(vocab_size=50000), 1536 * 64),
+    # The preset's first layer has its norm before attention too.
+    "modernbert-base": ("ModernBertForMaskedLM", transformers.ModernBertConfig(), -768),
+    # The class makes a head that is tied; the published weights have one of their own.
+    "t5-v1.1-base": ("T5ForConditionalGeneration", transformers.T5Config(
+        d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_heads=12, **T5_V11), -32128 * 768),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_presets_count_as_the_published_networks(name: str) -> None:
+    kind, config, more = COUNTED[name]
+    with torch.device("meta"):
+        model = getattr(transformers, kind)(config)
+    assert sum(p.numel() for p in model.parameters()) == parameters(architecture(name))["total"] + more
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [("s-s", 312_517_632), ("b-b", 591_490_560), ("xl-xl", 3_766_980_608), ("9b-2b", 12_292_375_296),
+     ("9b-9b", 20_333_401_088)],
+)  # fmt: skip
+def test_t5gemma_counts_as_its_published_weights(name: str, total: int) -> None:
+    """The totals that the hub gives for the released safetensors."""
+    assert parameters(architecture(f"t5gemma-{name}"))["total"] == total
+
+
+@pytest.mark.parametrize(
+    ("name", "d", "d_ff", "layers", "heads", "keys"),
+    [
+        ("270m-270m", 640, 2048, 18, 4, 1),
+        ("1b-1b", 1152, 6912, 26, 4, 1),
+        ("4b-4b", 2560, 10240, 34, 8, 4),
+    ],
+)
+def test_t5gemma_2_counts_as_its_text_stacks(
+    name: str, d: int, d_ff: int, layers: int, heads: int, keys: int
+) -> None:
+    """All but the vision tower, its projection, and the vector of the end of an image."""
+    made: Any = import_module("transformers.models.t5gemma2.modeling_t5gemma2")
+    known: Any = import_module("transformers.models.t5gemma2.configuration_t5gemma2")
+    text = {
+        "hidden_size": d, "intermediate_size": d_ff, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": keys, "head_dim": 256, "vocab_size": 262144,
+    }  # fmt: skip
+    tower = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = known.T5Gemma2Config(
+        encoder=known.T5Gemma2EncoderConfig(text_config=text, vision_config=tower),
+        decoder=known.T5Gemma2DecoderConfig(**text),
+    )
+    with torch.device("meta"):
+        model = made.T5Gemma2ForConditionalGeneration(config)
+    counted = sum(
+        p.numel()
+        for n, p in model.named_parameters()
+        if not any(piece in n for piece in ("vision", "multi_modal", "eoi_embedding"))
+    )
+    assert counted == parameters(architecture(f"t5gemma-2-{name}"))["total"]
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from headtohead.errors import UserError
 from headtohead.interop.folders import Held, read_folder, write_folder
 from headtohead.interop.frame import own_frame
 from headtohead.interop.hub import bytes_as_tokenizer, export_network, import_network
+from headtohead.interop.tokens import text_of
 from headtohead.model.architecture import Architecture, one_stack
 from headtohead.model.parts import Norms
-from headtohead.model.presets import architecture
 from headtohead.model.transformer import Transformer
 from headtohead.train.checkpoint import named_tensors
 
@@ -169,16 +169,6 @@ def test_a_folder_that_is_there_is_not_touched(tmp_path: Path) -> None:
     assert not list((tmp_path / "there").iterdir()) and not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name", ["decllm-nano", "prefix-nano", "redllm-nano"])
-def test_what_transformers_does_not_compute_is_refused(name: str, tmp_path: Path) -> None:
-    a = architecture(name)
-    write_folder(tmp_path / "ours", Held(a, named_tensors(Transformer(a)), own_frame()))
-    assert "transformers has no network that computes" in told(
-        export_network, tmp_path / "ours", tmp_path / "out"
-    )
-    assert not (tmp_path / "out").exists()
-
-
 # ------------------------------------------------------------------------------------------------------------
 # Real networks.
 
@@ -240,3 +230,20 @@ def test_minilm_has_the_same_states(tmp_path: Path) -> None:
     worst = max(float((found[i, : len(r)] - expected[i, : len(r)]).abs().max()) for i, r in enumerate(rows))
     print(f"largest difference {worst:.2e}")
     assert worst <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt-2", "qwen2"])
+def test_tokenizers_give_the_ids_of_llama_cpp(name: str) -> None:
+    """The conformance files of llama.cpp (models/ggml-vocab-*.gguf with .inp and .out, in the sdist of
+    llama-cpp-python), 47 awkward texts each; unpacked into HEADTOHEAD_WEIGHTS/llama_cpp_vocab.
+    """
+    folder = package("llama_cpp_vocab")
+    file = f"ggml-vocab-{name}.gguf"
+    loaded = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    ours = text_of(loaded.backend_tokenizer.to_str(), name)
+    texts = (folder / f"{file}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    expected = (folder / f"{file}.out").read_text().split("\n")[: len(texts)]
+    assert len(texts) == len(expected) == 47
+    for text, ids in zip(texts, expected, strict=True):
+        assert ours.encode(text) == [int(i) for i in ids.split()], text

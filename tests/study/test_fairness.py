@@ -68,6 +68,8 @@ def put(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("parameters", value=1011), "parameters"),
         (put("recipe", "learning_rate", value=2e-3), "learning_rate"),
         (put("recipe", "clip", value=2.0), "recipe"),
+        (lambda run: run["recipe"].update(optimizer="muon", momentum=0.95), "optimizer"),
+        (put("recipe", "schedule", value="constant"), "schedule"),
         (put("description", "norms", "output", value=False), "norms"),
         (put("description", "d_model", value=64), "d_model"),
         (put("description", "positions", value="none"), "positions"),

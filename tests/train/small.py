@@ -1,8 +1,8 @@
 """A run small enough for the tests: tiny networks, random rows, a plain ledger. Also a program, to be killed.
 
-    python small.py FOLDER [arm=two] [pause=SECONDS] [compile=yes]
+    python small.py FOLDER [arm=two] [pause=SECONDS] [compile=yes] [changes=JSON]
 
-trains in FOLDER; ``pause`` is waited before each step.
+trains in FOLDER; ``pause`` is waited before each step, ``changes`` are to the recipe.
 """
 
 from __future__ import annotations
@@ -23,11 +23,21 @@ from headtohead.model.batch import Batch, Tokens
 from headtohead.model.parts import Norms
 from headtohead.model.transformer import Transformer
 from headtohead.train.checkpoint import checkpoints
-from headtohead.train.loop import Stopped, Trained, train
+from headtohead.train.loop import BEST, Stopped, Trained, train
 from headtohead.train.recipe import Recipe
 
 VOCABULARY = 40
 ROW = 12
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "adamw": {},
+    "adamw, average and best": {"average_last": 3, "average_every": 4, "keep_best": True, "keep_last": 3},
+    "muon": {"optimizer": "muon", "schedule": "wsd"},
+    "adafactor": {"optimizer": "adafactor", "schedule": "linear", "average_last": 2},
+    "adafactor, factored": {"optimizer": "adafactor", "factored": True, "schedule": "inverse-sqrt"},
+}
+"""Changes to a recipe: every optimizer, every state that a checkpoint can hold."""
 
 
 def tiny(two: bool = False) -> Architecture:
@@ -125,7 +135,7 @@ def run(
         time.sleep(pause)
         return micro_batches(rows(model.architecture, step, settings.rows_per_step), settings.micro_batches)
 
-    more.setdefault("evaluate", lambda network, step: {"noise": float(torch.rand(()))})
+    more.setdefault("evaluate", lambda network, step: {"bits_per_byte": float(torch.rand(()))})
     more.setdefault("evaluate_at", (0, 7, 10, 20))
     trained = train(
         model, batch_at, settings, folder, ledger=PlainLedger(), flops_of=lambda batch: 100.0, **more
@@ -136,7 +146,7 @@ def run(
 def outcome(folder: Path) -> dict[str, Any]:
     """All that must be equal between a run that was stopped and one that wasn't: everything but the seconds.
 
-    The files' checksums stand for weights, optimizer state and random state, bit for bit.
+    The files' checksums stand for weights, optimizer state, average and random state, bit for bit.
     """
     last = checkpoints(folder / "checkpoints")[0]
     record = json.loads((last / "state.json").read_text())
@@ -144,21 +154,25 @@ def outcome(folder: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["seconds"]
+    best = [
+        {p.name: sha256_of(p) for p in found.glob("*.safetensors")} for found in checkpoints(folder / BEST)
+    ]
     return {
         "record": record,
         "metrics": lines,
         "files": {p.name: sha256_of(p) for p in last.glob("*.safetensors")},
+        **({"best": best} if best else {}),
     }
 
 
 if __name__ == "__main__":
-    options = dict(part.split("=") for part in sys.argv[2:])
+    options = dict(part.split("=", 1) for part in sys.argv[2:])
     try:
         run(
             Path(sys.argv[1]),
             two=options.get("arm") == "two",
             pause=float(options.get("pause", 0)),
-            changes={"compile": "compile" in options},
+            changes={"compile": "compile" in options, **json.loads(options.get("changes", "{}"))},
         )
     except (UserError, Stopped) as error:
         sys.exit(f"error: {error}")

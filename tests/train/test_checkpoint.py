@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.train import small
 
 from headtohead.errors import UserError
@@ -102,12 +104,106 @@ def test_all_damaged_starts_again_and_says_so(tmp_path: Path, stopped_and_whole:
     assert small.outcome(tmp_path / "run") == small.outcome(whole)
 
 
-def test_two_are_kept(tmp_path: Path) -> None:
-    small.run(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
-        "step-00000015",
-        "step-00000020",
+@pytest.fixture(scope="module")
+def every_kind(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The newest checkpoint of a run of each kind, and the best where it is kept."""
+    folder = tmp_path_factory.mktemp("kinds")
+    for number, changes in enumerate(small.KINDS.values()):
+        small.run(folder / str(number), changes={**changes, "steps": 12, "checkpoint_every": 4})
+    found = [
+        checkpoint.checkpoints(place)[0] for place in (*folder.glob("*/checkpoints"), *folder.glob("*/best"))
     ]
+    assert len(found) == len(small.KINDS) + 1
+    return found
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_flipped_bit_in_any_file_is_refused_by_name(every_kind: list[Path], data: st.DataObject) -> None:
+    files = [path for folder in every_kind for path in sorted(folder.iterdir())]
+    path = data.draw(st.sampled_from(files))
+    sound = path.read_bytes()
+    at, bit = data.draw(st.integers(0, len(sound) - 1)), data.draw(st.integers(0, 7))
+    try:
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << bit]) + sound[at + 1 :])
+        with pytest.raises(checkpoint.Damaged, match=f"^{path.name} "):
+            checkpoint.load(path.parent)
+    finally:
+        path.write_bytes(sound)
+    assert checkpoint.load(path.parent).step == int(path.parent.name.removeprefix("step-"))
+
+
+@pytest.fixture(scope="module")
+def every_stop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By kind, a run that ended suddenly between two steps that are averaged, and the same one whole."""
+    folder = tmp_path_factory.mktemp("stops")
+
+    def unplug(step: int, *_: object) -> None:
+        if step == 19:
+            raise RuntimeError("unplugged")
+
+    for kind, changes in small.KINDS.items():
+        often = {**changes, "checkpoint_every": 2}
+        with pytest.raises(RuntimeError, match="unplugged"):
+            small.run(folder / kind / "stopped", changes=often, on_progress=unplug)
+        small.run(folder / kind / "whole", changes=often)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (kind, name)
+        for kind, changes in small.KINDS.items()
+        for name in ("weights.safetensors", "optimizer.safetensors", "average.safetensors", "state.json")
+        if name != "average.safetensors" or "average_last" in changes
+    ],
+)
+def test_of_every_kind_the_one_before_is_used(tmp_path: Path, every_stop: Path, kind: str, name: str) -> None:
+    shutil.copytree(every_stop / kind / "stopped", tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "step-00000018"
+    alter(newest / name)
+    told: list[str] = []
+    small.run(tmp_path / "run", changes={**small.KINDS[kind], "checkpoint_every": 2}, notice=told.append)
+    assert told[0].startswith(f"the checkpoint {newest} is damaged ({name} ")
+    assert told[0].endswith("going on from step-00000016") and len(told) == 1
+    assert small.outcome(tmp_path / "run") == small.outcome(every_stop / kind / "whole")
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"), [(None, [15, 20]), (1, [20]), (3, [10, 15, 20]), (9, [5, 10, 15, 20])]
+)
+def test_so_many_are_kept(tmp_path: Path, keep: int | None, left: list[int]) -> None:
+    small.run(tmp_path, changes={} if keep is None else {"keep_last": keep})
+    found = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert found == [f"step-{step:08d}" for step in left]
+
+
+@pytest.mark.parametrize(
+    ("bits", "best"),
+    [({3: 4.0, 7: 2.0, 12: 3.0}, 7), ({3: 1.0, 7: 2.0, 12: 3.0}, 3), ({0: 0.5, 7: 2.0, 20: 2.0}, 7)],
+)
+def test_the_best_is_kept(tmp_path: Path, bits: dict[int, float], best: int) -> None:
+    """Between two checkpoints too; the first weights don't count; of equal ones the earlier is the best."""
+    weights: dict[int, dict[str, torch.Tensor]] = {}
+
+    def evaluate(model: Transformer, step: int) -> dict[str, dict[str, float]]:
+        weights[step] = {name: p.detach().clone() for name, p in model.named_parameters()}
+        return {"bits_per_byte": {"a": bits[step] + 1, "b": bits[step] - 1}}
+
+    small.run(tmp_path, changes={"keep_best": True}, evaluate=evaluate, evaluate_at=list(bits))
+    (path,) = checkpoint.checkpoints(tmp_path / "best")
+    found = checkpoint.load(path)
+    assert found.step == best and found.state["progress"]["best"] == bits[best]
+    assert all(torch.equal(found.weights[name], weights[best][name]) for name in weights[best])
+    assert checkpoint.checkpoints(tmp_path / "checkpoints")[0].name == "step-00000020"
+
+
+def test_keeping_the_best_needs_an_evaluation(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="keep_best = true, but nothing is evaluated on the way"):
+        small.run(tmp_path, changes={"keep_best": True}, evaluate_at=(0,))
+    with pytest.raises(UserError, match="keep_best = true needs an evaluation that tells bits per byte"):
+        small.run(tmp_path, changes={"keep_best": True}, evaluate=lambda model, step: {"noise": 1.0})
 
 
 def test_a_damaged_newer_one_does_not_push_out_a_good_one(tmp_path: Path) -> None:
@@ -176,7 +272,16 @@ def test_a_full_disk_is_told_and_harms_nothing(
     assert small.outcome(tmp_path / "run") == small.outcome(tmp_path / "whole")
 
 
-def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "size", "step"),
+    [
+        ("adamw", 120, 5),
+        ("muon", 100, 5),
+        ("adafactor", 100, 5),
+        ("adamw, average and best", 480, 15),
+    ],
+)
+def test_a_disk_that_is_really_full(tmp_path: Path, kind: str, size: int, step: int) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", disk], capture_output=True)

@@ -51,7 +51,18 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["bytes"]["decllm-nano"] == training_memory(architecture("decllm-nano"), 2, 128, 128, "bf16")
     assert run(["memory", "decllm-nano"]) == 0
-    assert "feed-forward" in capsys.readouterr().out
+    assert "AdamW. Attention, feed-forward" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_for_other_optimizers(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {}
+    for optimizer in ("adamw", "muon", "adafactor", "adafactor-factored"):
+        assert run(["memory", "redllm-nano", "--optimizer", optimizer, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["optimizer"] == optimizer
+        kept[optimizer] = found["bytes"]["redllm-nano"]["optimizer"]
+    assert kept["adamw"] > kept["muon"] > kept["adafactor"] > 20 * kept["adafactor-factored"]
+    assert kept["adamw"] == 2 * kept["adafactor"]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +70,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["decllm-nanoo"], "decllm-nano"),
         (["decllm-nano", "--precision", "fp8"], "--precision fp8"),
+        (["decllm-nano", "--optimizer", "moun"], "--optimizer moun: did you mean 'muon'?"),
         (["bert-base", "--input", "400", "--output", "400"], "learned positions for 512 tokens"),
         (["decllm-nano", "--batch", "0"], "'0'"),
     ],

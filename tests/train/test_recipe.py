@@ -7,6 +7,7 @@ import sys
 import tomllib
 
 import pytest
+from tests.train import small
 
 from headtohead.errors import UserError
 from headtohead.train.recipe import Recipe
@@ -53,6 +54,81 @@ def test_refuses(line: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         validated(Recipe, tables, "a.toml: recipe")
     assert str(caught.value) == f"a.toml: recipe: {message}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('optimizer = "adam"', "optimizer = \"adam\": it should be 'adamw', 'muon' or 'adafactor'"),
+        (
+            "momentum = 0.9",
+            "momentum means nothing for optimizer = 'adamw': leave it out, or set optimizer = 'muon'",
+        ),
+        (
+            'optimizer = "adafactor"',
+            "betas means nothing for optimizer = 'adafactor': leave it out, or set optimizer = 'adamw' or 'muon'",
+        ),
+        (
+            'optimizer = "muon"\nfactored = true',
+            "factored means nothing for optimizer = 'muon': leave it out, or set optimizer = 'adafactor'",
+        ),
+        (
+            'schedule = "constant"\nfinal_fraction = 0.1',
+            "final_fraction means nothing for schedule = 'constant': leave it out, or set "
+            "schedule = 'cosine' or 'linear' or 'wsd'",
+        ),
+        (
+            "decay_fraction = 0.1",
+            "decay_fraction means nothing for schedule = 'cosine': leave it out, or set schedule = 'wsd'",
+        ),
+        (
+            'schedule = "wsd"\ndecay_fraction = 0.95',
+            "warmup_steps = 50 and the last 475 steps of decay_fraction = 0.95 are more than steps = 500: the "
+            "warm-up should end before the decay",
+        ),
+        (
+            "average_every = 3",
+            "average_every means nothing without average_last: set that too, or leave it out",
+        ),
+        (
+            "average_last = 5\naverage_every = 200",
+            "average_last = 5 with average_every = 200 reaches back before the first of steps = 500: average "
+            "fewer, or nearer to each other",
+        ),
+        ("average_last = 1", "average_last = 1: it should be greater than or equal to 2"),
+    ],
+)
+def test_only_what_means_something_may_be_set(lines: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        validated(Recipe, {**tomllib.loads(GOOD), **tomllib.loads(lines)}, "a.toml: recipe")
+    assert str(caught.value).startswith(f"a.toml: recipe: {message}")
+
+
+def test_a_recipe_of_before_is_written_as_before() -> None:
+    """The keys of version 0.1, in their order: a run's identity is made of them."""
+    assert list(Recipe(learning_rate=1e-3, rows_per_step=4).model_dump()) == [
+        "learning_rate", "warmup_steps", "final_fraction", "betas", "eps", "weight_decay", "clip", "z_loss",
+        "rows_per_step", "micro_batches", "steps", "precision", "compile", "threads", "checkpoint_every",
+        "log_every", "seed",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", small.KINDS)
+def test_what_is_written_is_read_again(kind: str) -> None:
+    recipe = small.recipe(**small.KINDS[kind])
+    written = recipe.model_dump(mode="json")
+    assert Recipe.model_validate(written) == recipe
+    assert Recipe.model_validate(written).model_dump(mode="json") == written
+
+
+def test_defaults_that_depend_on_other_keys() -> None:
+    plain = {"learning_rate": 1e-2, "rows_per_step": 4}
+    assert Recipe(**plain).weight_decay == Recipe(**plain, optimizer="muon").weight_decay == 0.1
+    assert Recipe(**plain, optimizer="adafactor").weight_decay == 0.0
+    assert Recipe(**plain, optimizer="adafactor", weight_decay=0.2).weight_decay == 0.2
+    averaging = Recipe(**plain, average_last=5, checkpoint_every=20, steps=100)
+    assert list(averaging.averaged_steps) == [20, 40, 60, 80, 100]
+    assert list(Recipe(**plain, steps=100).averaged_steps) == []
 
 
 def test_steps_settled_later_are_checked_as_in_a_file() -> None:

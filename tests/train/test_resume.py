@@ -23,7 +23,11 @@ from headtohead.train.loop import Stopped
 from headtohead.train.metrics import read_metrics
 
 PROGRAM = Path(small.__file__)
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROGRAM.parents[2])}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join((str(PROGRAM.parents[2]), os.environ.get("PYTHONPATH", ""))),
+}
 
 
 def start(folder: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
@@ -37,9 +41,11 @@ class Unplugged(Exception):
     """A sudden end that the loop knows nothing of."""
 
 
+@pytest.mark.parametrize("kind", small.KINDS)
 @pytest.mark.parametrize("two", [False, True])
-def test_stopped_at_random_steps(tmp_path: Path, two: bool) -> None:
-    small.run(tmp_path / "whole", two=two)
+def test_stopped_at_random_steps(tmp_path: Path, two: bool, kind: str) -> None:
+    changes = small.KINDS[kind]
+    first, whole = small.run(tmp_path / "whole", two=two, changes=changes)
     dice = random.Random(two)
 
     def unplug(step: int, steps: int, left: float, nats: float) -> None:
@@ -48,13 +54,16 @@ def test_stopped_at_random_steps(tmp_path: Path, two: bool) -> None:
 
     for _ in range(100):
         try:
-            small.run(tmp_path / "stopped", two=two, on_progress=unplug)
+            second, again = small.run(tmp_path / "stopped", two=two, changes=changes, on_progress=unplug)
             break
         except Unplugged:
             torch.rand(dice.randrange(9))  # what another run in this process might have left behind
     else:
         pytest.fail("the run never got to its end")
     assert small.outcome(tmp_path / "stopped") == small.outcome(tmp_path / "whole")
+    assert whole.averaged == again.averaged
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
@@ -113,13 +122,13 @@ def _reached(folder: Path) -> int:
 
 
 EVERY_MOMENT = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from headtohead.train import checkpoint
 from tests.train import small
 
 folder, whole = Path(sys.argv[1]), Path(sys.argv[2])
-changes = {"steps": 6, "checkpoint_every": 2}
+changes = {"steps": 6, "checkpoint_every": 2, **json.loads(sys.argv[3])}
 moment = 0
 
 def dying_at(last):
@@ -157,26 +166,38 @@ def in_a_child(last):
     child = os.fork()
     if not child:
         dying_at(last)
-        small.run(folder, changes=changes)
+        small.run(folder, changes=changes, evaluate_at=(2, 3))
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-small.run(whole, changes=changes)
+small.run(whole, changes=changes, evaluate_at=(2, 3))
 deaths = 0
 while in_a_child(deaths + 1) == -signal.SIGKILL:
     deaths += 1
     assert in_a_child(0) == 0
     assert small.outcome(folder) == small.outcome(whole), deaths
-    assert not list(folder.glob("checkpoints/.*")), deaths
+    assert not [*folder.glob("checkpoints/.*"), *folder.glob("best/.*")], deaths
     os.system(f"rm -r '{folder}'")
 print(deaths)
 """
 
 
-def test_killed_at_every_moment_of_writing(tmp_path: Path) -> None:
+EVERY_WRITING: list[Any] = [
+    {},
+    pytest.param(
+        {"optimizer": "muon", "keep_best": True, "average_last": 2, "keep_last": 1},
+        marks=pytest.mark.slow,
+        id="all that a checkpoint can hold",
+    ),
+]
+
+
+@pytest.mark.parametrize("changes", EVERY_WRITING)
+def test_killed_at_every_moment_of_writing(tmp_path: Path, changes: dict[str, Any]) -> None:
     """`kill -9` before and after each call that changes the disk, and in the middle of each file."""
+    words = (str(tmp_path / "killed"), str(tmp_path / "whole"), json.dumps(changes))
     done = subprocess.run(
-        [sys.executable, "-c", EVERY_MOMENT, str(tmp_path / "killed"), str(tmp_path / "whole")],
+        [sys.executable, "-c", EVERY_MOMENT, *words],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -249,6 +270,52 @@ def test_when_to_write_is_not_part_of_the_identity(tmp_path: Path) -> None:
     small.run(tmp_path / "stopped", changes={"checkpoint_every": 3})
     a, b = small.outcome(tmp_path / "stopped"), small.outcome(tmp_path / "whole")
     assert a == b
+
+
+def _half_written(folder: Path) -> bool:
+    return any(folder.glob("*/.unfinished-*"))
+
+
+def _killed(folder: Path, settings: dict[str, Any], seconds: float, writing: bool) -> bool:
+    """Start a run and kill it so many seconds after its first checkpoint, or when the next one is being written."""
+    process = start(folder, "pause=0.05", f"changes={json.dumps(settings)}")
+    while process.poll() is None and not list(folder.glob("checkpoints/*")):
+        time.sleep(0.002)
+    until = time.monotonic() + seconds
+    while process.poll() is None and (time.monotonic() < until or (writing and not _half_written(folder))):
+        time.sleep(0.0002)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), errors
+    return process.returncode != 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_fifty_times(tmp_path: Path) -> None:
+    """`kill -9` of fifty real runs, ten of each kind, each at a moment of its own; each second one while a
+    checkpoint is being written. Fifty endings, bit for bit those of runs that were left alone.
+    """
+    dice = random.Random(50)
+    while_writing = 0
+    for kind, changes in small.KINDS.items():
+        # Large enough that writing a checkpoint takes time, and that often that it is met.
+        settings = {**changes, "checkpoint_every": 1, "steps": 12}
+        if "average_last" in changes:
+            settings |= {"average_every": 3}
+        small.run(tmp_path / kind, changes=settings)
+        expected = small.outcome(tmp_path / kind)
+        for number in range(10):
+            folder = tmp_path / f"{kind} {number}"
+            while not _killed(folder, settings, dice.uniform(0, 0.4), writing=bool(number % 2)):
+                shutil.rmtree(folder)  # it came to its end first
+            while_writing += _half_written(folder)
+            process = start(folder, f"changes={json.dumps(settings)}")
+            _, errors = process.communicate()
+            assert process.returncode == 0 and not errors, errors
+            assert small.outcome(folder) == expected, folder
+    print(f"{while_writing} of 50 while a checkpoint was being written")
+    assert while_writing >= 10
 
 
 @pytest.mark.slow

@@ -172,22 +172,23 @@ def test_precision_changes_the_products_and_not_the_weights(tmp_path: Path) -> N
 
 
 FAULTS = """
-import resource
+import resource, statistics
 import torch
 from headtohead.train import runtime
 assert runtime.tune_allocator()
-for _ in range(3):
-    torch.ones(16 << 20)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
-    torch.ones(16 << 20)  # 64 MB, 16,384 pages each
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 << 20)  # 64 MB, 16,384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(statistics.median(faults() for _ in range(15)))
 """
 
 
 def test_freed_memory_stays_in_the_process() -> None:
-    """In a process of its own, as a run is: what other tests have left in the heap is none of its business."""
+    """In a process of its own, as a run is. Of 15 calls the one in the middle: now and then a small block comes to
+    lie in the memory that was freed, and the next large one goes beside it.
+    """
     if runtime.platform.libc_ver()[0] != "glibc":
         pytest.skip("glibc only")
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2000
+    assert float(done.stdout) < 100

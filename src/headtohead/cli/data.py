@@ -52,7 +52,7 @@ def shard(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Several sources with weights: a TOML file of [[sources]] with name, weight and text or dataset.",
+            help="Several sources with weights: a TOML file of sources, each with name, weight and text or dataset.",
             rich_help_panel=TEXT,
         ),
     ] = None,

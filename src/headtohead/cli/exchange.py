@@ -49,8 +49,9 @@ def export(
 ) -> None:
     """Hand a network over as a folder that transformers loads.
 
-    Where one of its own networks computes exactly the same: GPT-2, Llama, Qwen3, T5, BART, BERT, RoFormer and
-    T5Gemma, and what has their form. Others are refused.
+    As a network of its own where one computes exactly the same (GPT-2, Llama, Qwen3, T5, BART, BERT, RoFormer and
+    T5Gemma, and what has their form), and otherwise with a class of ours: after `import headtohead`, transformers'
+    Auto classes load it.
     """
     from headtohead.interop import hub
 

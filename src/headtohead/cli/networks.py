@@ -164,6 +164,9 @@ def memory(
     precision: Annotated[
         str, typer.Option(metavar="TYPE", help="What is computed in: fp32 or bf16.")
     ] = "bf16",
+    optimizer: Annotated[
+        str, typer.Option(metavar="NAME", help="adamw, muon, adafactor or adafactor-factored.")
+    ] = "adamw",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Print what training takes of memory: weights, gradients, optimizer, activations by part, the loss.
@@ -173,7 +176,7 @@ def memory(
     """
     from headtohead.study import memory as counting
 
-    counting.print_memory(names, batch, input_tokens, output_tokens, precision, as_json)
+    counting.print_memory(names, batch, input_tokens, output_tokens, precision, optimizer, as_json)
 
 
 @app.command(cls=Command, rich_help_panel=LOOK, short_help="Draw who sees whom in a network.")

@@ -50,6 +50,24 @@ def study(
             show_default="one per core",
         ),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="Where the runs are computed: ray (a local one), ray:auto (the cluster of this machine), "
+            "ray://HOST:PORT, slurm, or slurm:local. The folder of --out must be visible there.",
+            show_default="this machine",
+            rich_help_panel="A cluster",
+        ),
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="An option of sbatch for each job, again for each: --slurm partition=cpu --slurm time=4:00:00",
+            rich_help_panel="A cluster",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the runs, the match, FLOPs and time; start nothing.")
     ] = False,
@@ -77,6 +95,8 @@ def study(
         workers=workers,
         dry_run=dry_run,
         overrides=set_ or [],
+        on=on,
+        slurm=slurm or [],
     )
 
 

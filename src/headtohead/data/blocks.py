@@ -105,9 +105,9 @@ class Reader:
 
     def blocks(self) -> Iterator[Block]:
         open_: dict[str, Block] = {}
-        filled: dict[str, tuple[int, int]] = {
-            part: (0, 0) for part in PARTS
-        }  # bytes and documents of the open shard
+        filled: dict[str, tuple[int, int]] = dict.fromkeys(
+            PARTS, (0, 0)
+        )  # bytes and documents of the open shard
         for text in self._kept():
             part = "validation" if held_out(text.key, self.settings.validation) else "train"
             block = open_.setdefault(part, Block(part, 0))
@@ -158,7 +158,7 @@ def sample(sources: Sequence[Source], settings: Sharding) -> list[str]:
         for text in source.texts():
             # Other bits than those that part training from validation.
             chosen = (text.key * 0x9E3779B97F4A7C15) % 2**64 < share * 2**64
-            if chosen and text.text.strip() and not held_out(text.key, settings.validation):
+            if chosen and not held_out(text.key, settings.validation):
                 found.append(text.text)
                 left -= len(text.text)
                 if left <= 0:

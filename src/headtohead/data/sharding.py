@@ -129,7 +129,7 @@ class _Build:
         if given is None and self.settings.tokenizer == "bytes":
             given = ByteTokenizer(extra)
         if given is None:
-            texts = sample(self.sources, self.settings)
+            texts = [text for text in sample(self.sources, self.settings) if text.strip()]
             if not texts:
                 raise self._nothing()
             for objective in self.settings.objectives:

@@ -35,7 +35,7 @@ from headtohead.model.architecture import Architecture
 from headtohead.model.transformer import Transformer
 from headtohead.study.prepare import read_data
 from headtohead.study.results import is_done, read_run
-from headtohead.train.checkpoint import named_tensors
+from headtohead.train.inherit import put
 from headtohead.validation import validated
 
 FORMAT = 1
@@ -66,27 +66,6 @@ class Held:
         model = Transformer(self.architecture)
         put(model, self.weights)
         return model.eval()
-
-
-def put(model: Transformer, weights: Mapping[str, Tensor]) -> None:
-    """Give a network its weights, by the names of `named_tensors`.
-
-    Raises:
-        UserError: naming the first tensor that is missing, unknown or of another shape.
-    """
-    own = named_tensors(model)
-    for name, tensor in own.items():
-        if name not in weights:
-            raise UserError(f"the tensor '{name}' of shape {list(tensor.shape)} is missing")
-        if weights[name].shape != tensor.shape:
-            raise UserError(
-                f"the tensor '{name}' has the shape {list(weights[name].shape)}: the network's is {list(tensor.shape)}"
-            )
-    if unknown := sorted(weights.keys() - own.keys()):
-        raise UserError(f"the tensor '{unknown[0]}' is none of the network's")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(weights[name])
 
 
 def write_folder(folder: Path, held: Held) -> None:
@@ -253,7 +232,8 @@ def _run(folder: Path) -> Held:
         Architecture, description["architecture"], f"{folder / 'run.json'}: architecture"
     )
     data = (folder / description["data"]["folder"]).resolve()
-    there = read_data(data)
+    if not description["data"].get("shards"):
+        read_data(data)
     tokenizer = data / TOKENIZER
     if not tokenizer.is_file() or sha256_of(tokenizer) != description["data"]["tokenizer_sha256"]:
         raise UserError(f"{tokenizer} is missing or is not the one of the run {folder}")
@@ -271,7 +251,7 @@ def _run(folder: Path) -> Held:
             "run": folder.name,
             "arm": description.get("arm"),
             "seed": description.get("seed"),
-            "corpus_sha256": there["corpus_sha256"],
+            "corpus_sha256": description["data"]["corpus_sha256"],
             "regions": list(regions),
         },
     )

@@ -7,7 +7,7 @@ dequantises). Only safetensors are read: unpickling runs whatever code a file ho
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from torch import Tensor
 
 from headtohead.errors import UserError, about
 from headtohead.files import read_json, write_atomic
-from headtohead.interop.families import describe, model_types, to_ours, to_theirs
+from headtohead.interop.families import describe, to_ours, to_theirs
 from headtohead.interop.folders import PICKLES, Held, read_folder, read_tensors, refused, whole, write_folder
 from headtohead.interop.frame import Frame
+from headtohead.interop.own import MODEL_TYPE, own_config, own_tensors, read_own, separate
 from headtohead.interop.tokens import ForeignTokenizer, foreign_frame, text_of
+from headtohead.model.architecture import Architecture
 from headtohead.model.budget import parameters
+from headtohead.model.reach import sees_its_answer
 
 INDEX, ONE_FILE = "model.safetensors.index.json", "model.safetensors"
 SLOW = ("vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
@@ -51,11 +54,15 @@ def import_network(source: str, out: Path, gguf_file: str | None = None) -> list
         generation = _optional(folder / "generation_config.json")
         tensors, tokenizer = _weights(folder), _tokenizer(folder)
     with about(source):
-        architecture = describe(config)
-        weights, left = to_ours(config, architecture, tensors)
         text = None if tokenizer is None else text_of(tokenizer, "its tokenizer.json")
-        foreign = text if isinstance(text, ForeignTokenizer) else None
-        frame = foreign_frame(architecture, foreign, config, generation)
+        left: list[str] = []
+        if config.get("model_type") == MODEL_TYPE:
+            architecture, frame, weights = read_own(config, tensors)
+        else:
+            architecture = describe(config)
+            weights, left = to_ours(config, architecture, tensors)
+            foreign = text if isinstance(text, ForeignTokenizer) else None
+            frame = foreign_frame(architecture, foreign, config, generation)
         if frame.highest >= architecture.vocabulary:
             raise UserError(
                 f"its configs name the token {frame.highest}, and the vocabulary has {architecture.vocabulary}: "
@@ -76,27 +83,25 @@ def described(folder: Path) -> str:
 def export_network(run: Path, out: Path, format: str = "hf") -> str:
     """Write a network as a folder that transformers loads; returns the class that its config names.
 
+    That is a class of transformers where one computes exactly the same, and else our own (`modelling`).
+
     Raises:
-        UserError: no network there, one that no class of transformers computes exactly, a format that isn't
-            known, or `out` is there already.
+        UserError: no network there, a format that isn't known, or `out` is there already.
     """
     if format != "hf":
         raise UserError(
             f"there is no format '{format}' to export to: 'hf', the folder that transformers loads"
         )
     held = read_folder(run)
-    converted = to_theirs(held.architecture, held.weights)
-    if converted is None:
-        raise UserError(
-            f"transformers has no network that computes what {held.architecture.name} does, so {run} can't be "
-            f"exported to it: exactly the same are {', '.join(model_types())} without our extra norms"
-        )
+    a = held.architecture
+    converted = to_theirs(a, held.weights) or (own_config(a, held.frame), own_tensors(held.weights))
     config, tensors = converted
-    ids = token_ids(held.frame, held.architecture.two_streams)
+    ids = token_ids(held.frame, separate(a))
     with whole(out) as made:
         write_json(made / "config.json", {**config, **ids, "dtype": "float32"})
-        if not config["architectures"][0].endswith("Model"):
-            write_json(made / "generation_config.json", ids)
+        if not config["architectures"][0].endswith(("Model", "MaskedLM")):
+            never = {"suppress_tokens": list(held.frame.never)} if held.frame.never else {}
+            write_json(made / "generation_config.json", {**ids, **never})
         plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         write_atomic(made / ONE_FILE, safetensors.torch.save(plain, metadata={"format": "pt"}))
         write_tokenizer(made, held)
@@ -124,13 +129,12 @@ def write_tokenizer(folder: Path, held: Held) -> None:
     content = json.loads(held.tokenizer)
     if "model" not in content:  # a study's bytes
         content = bytes_as_tokenizer(content)
-    names = (
-        {i: name for name, i in content["model"]["vocab"].items()}
-        if isinstance(content["model"].get("vocab"), dict)
-        else {}
-    )
+    vocabulary = content["model"].get("vocab")
+    names = {i: name for name, i in vocabulary.items()} if isinstance(vocabulary, dict) else {}
     names |= {token["id"]: token["content"] for token in content.get("added_tokens") or ()}
     frame = held.frame
+    if content.get("post_processor") is None:
+        content["post_processor"] = around(frame, held.architecture, names)
     wanted = {
         "pad_token": frame.pad,
         "eos_token": next(iter(frame.ends), None),
@@ -139,8 +143,43 @@ def write_tokenizer(folder: Path, held: Held) -> None:
     }
     specials = {key: names[i] for key, i in wanted.items() if i is not None and i in names}
     write_json(folder / "tokenizer.json", content)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "left" if _writes_on(held.architecture) else "right",
+        # Types say what is output, and a text alone isn't said to be input: the model decides.
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
     write_json(folder / "tokenizer_config.json", {**settings, **specials})
+
+
+def _writes_on(a: Architecture) -> bool:
+    """Whether the output stands after the input, in the same row."""
+    return not separate(a) and not sees_its_answer(a, "output")
+
+
+def around(frame: Frame, a: Architecture, names: Mapping[int, str]) -> dict[str, Any] | None:
+    """The tokenizer's step that puts a frame around a text; of a pair, the second is the output (type 1). None
+    where there is nothing to put, or a name is missing.
+    """
+    start = frame.start if _writes_on(a) else ()
+    ids = (*frame.before, *frame.after, *start)
+    if not ids or any(i not in names for i in ids):
+        return None
+
+    def special(some: Sequence[int], kind: int) -> list[dict[str, Any]]:
+        return [{"SpecialToken": {"id": names[i], "type_id": kind}} for i in some]
+
+    def text(name: str, kind: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": kind}}
+
+    single = [*special(frame.before, 0), text("A", 0), *special(frame.after, 0), *special(start, 1)]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, text("B", 1)],
+        "special_tokens": {names[i]: {"id": names[i], "ids": [i], "tokens": [names[i]]} for i in ids},
+    }
 
 
 def bytes_as_tokenizer(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from headtohead.errors import UserError, about
 from headtohead.generate.decoding import written_after
 from headtohead.interop.folders import Held, read_folder, write_folder
 from headtohead.interop.frame import Frame
+from headtohead.interop.own import separate
 from headtohead.interop.tokens import Text, text_of
 from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Tokens
@@ -106,7 +107,7 @@ class Model:
         h = self.network.hidden(streams)
         found: list[float] = []
         for row, (before, ids) in enumerate(zip(given, answers, strict=True)):
-            first = len(start) - 1 + (0 if self.architecture.two_streams else len(before))
+            first = len(start) - 1 + (0 if separate(self.architecture) else len(before))
             if ids and first < 0:
                 raise UserError(
                     f"{self.architecture.name} has no token that begins a text, so it can't score an output "
@@ -177,7 +178,7 @@ class Model:
 
     def _given(self, input_ids: Ids, output_ids: Ids | None) -> Mapping[str, Tokens]:
         given = _rows_of(input_ids)
-        if output_ids is None and self.architecture.two_streams:
+        if output_ids is None and separate(self.architecture):
             raise UserError(f"{self.architecture.name} has two streams: give output_ids too")
         answers = [[] for _ in given] if output_ids is None else _rows_of(output_ids)
         if len(given) != len(answers):

@@ -8,11 +8,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 
 from headtohead.model.architecture import Architecture, Read, Stream
 from headtohead.model.batch import wide
 from headtohead.model.linear import Extent, Features, LinearState, attend_pairs, attend_sums, features
 from headtohead.model.positions import rotate
+
+ROW_BLOCKS, LONG_ROWS = 4, 512
 
 HIDDEN = -1e9
 """Added to the score of a key that isn't seen: its weight is then exactly 0, and no row becomes NaN."""
@@ -23,23 +26,39 @@ class Mask(NamedTuple):
 
     visible (B, 1 or H, Tq, Tk) Boolean; added: the bias of positions (0 without one) where seen, `HIDDEN`
     elsewhere, fp32; sees (B, 1 or H, Tq, 1) Boolean: whether the query sees anything at all; biased: whether
-    `added` says more than `visible`. A sublayer of linear attention has its `extent` instead, and `visible`
-    only for the reference.
+    `added` says more than `visible`; row_blocks: into how many blocks of rows the products may be cut, each with
+    the keys up to its own end and no others. A sublayer of linear attention has its `extent` instead, and
+    `visible` only for the reference.
     """
 
     visible: Tensor
     added: Tensor
     sees: Tensor
     biased: bool = False
+    row_blocks: int = 1
     extent: Extent | None = None
 
     @staticmethod
     def of(visible: Tensor, bias: Tensor | None = None) -> Mask:
+        """A mask and its forms, with the positions' bias (B, H, Tq, Tk) if there is one."""
         if bias is None:
             added = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, HIDDEN)
         else:
             added = wide(bias).masked_fill(~visible, HIDDEN)
-        return Mask(visible, added, visible.any(dim=-1, keepdim=True), bias is not None)
+        sees = visible.any(dim=-1, keepdim=True)
+        return Mask(visible, added, sees, bias is not None, _row_blocks(visible))
+
+
+def _row_blocks(visible: Tensor) -> int:
+    """More than one where no query sees a later place, by the mask itself, and rows are long enough to gain.
+
+    Forward and backward, bf16, compiled, 8 × 6 heads × 512 × 64: 0.74 of the time of the whole square in four blocks,
+    0.81 in two; 0.68 at 2048; nothing or a loss below 512. Masks that look ahead gain nothing from blocks.
+    """
+    square = visible.shape[-1] == visible.shape[-2]
+    if visible.device.type != "cpu" or not square or visible.shape[-1] < LONG_ROWS or is_fake(visible):
+        return 1  # a tensor without data (`train.memory`) says nothing: the whole square is the upper bound
+    return 1 if bool(visible.triu(1).any()) else ROW_BLOCKS
 
 
 class Scoring(NamedTuple):
@@ -81,11 +100,23 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scoring: Scoring |
     scoring = scoring or Scoring(q.shape[-1] ** -0.5)
     if q.device.type != "cpu" and scoring.soft_cap is None:
         return attend_kernel(q, k, v, mask, scoring) * mask.sees
-    # fp32 from the mask on, as `added` is. Heads that share keys are rows of one product with them.
+    found: list[Tensor] = []
+    for block in range(mask.row_blocks):
+        first, end = (q.shape[2] * edge // mask.row_blocks for edge in (block, block + 1))
+        seen = end if mask.row_blocks > 1 else k.shape[2]
+        added = mask.added[:, :, first:end, :seen]
+        found.append(_products(q[:, :, first:end], k[:, :, :seen], v[:, :, :seen], added, scoring))
+    return (found[0] if len(found) == 1 else torch.cat(found, dim=2)) * mask.sees
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor, added: Tensor, scoring: Scoring) -> Tensor:
+    """Two products around a softmax: in fp32 from the mask on, as `added` is. Heads that share keys are rows of
+    one product with them.
+    """
     scores = scoring.capped(_by_key_head(q * scoring.scale, k) @ k.transpose(-2, -1))
-    scores = scores.view(*q.shape[:3], -1) + mask.added
+    scores = scores.view(*q.shape[:3], -1) + added
     weights = scores.softmax(dim=-1).to(v.dtype)
-    return (_by_key_head(weights, v) @ v).view(q.shape) * mask.sees
+    return (_by_key_head(weights, v) @ v).view(q.shape)
 
 
 def _by_key_head(x: Tensor, k: Tensor) -> Tensor:

@@ -29,6 +29,9 @@ Supervise = Literal["output", "all"] | int
 
 BYTES: dict[str, int] = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
 
+PLACES_AT_ONCE = 512
+"""Places whose logits are there at a time while the loss is made (`loss.py`)."""
+
 
 class Parameters(TypedDict):
     """`total` = `embedding` (all tables of rows: tokens, positions, segments, an untied head) +

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-PLACES_AT_ONCE = 1024
+from headtohead.model.budget import PLACES_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,40 @@ class Head(NamedTuple):
         return products if self.soft_cap is None else self.soft_cap * torch.tanh(products / self.soft_cap)
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of softmax(logits) with its gradients made in the forward pass, chunk by chunk.
+class ChunkSums(NamedTuple):
+    """Of one chunk: Σ -ln p(target), Σ (ln Z)², and d total / d (finished product before the scale), in the
+    products' precision, if it was asked for.
+    """
+
+    nats: Tensor
+    z: Tensor
+    slope: Tensor | None
+
+
+def chunk_sums(part: Tensor, head: Head, goal: Tensor, z_loss: float, slopes: bool) -> ChunkSums:
+    """Cross-entropy of softmax(logits) over places `part` (n, d) for targets `goal` (n, 1).
 
     With p = softmax(logits) and Z its normaliser, d total / d logits = p - onehot + 2 · z_loss · ln Z · p;
-    through the cap, y = c · tanh(x / c), it is times 1 - (y / c)².
+    through the cap, y = c · tanh(x / c), it is times 1 - (y / c)². Compiled, what follows the product is one
+    walk over each row of logits; the rows of a chunk stay in the cache between its products.
     """
+    logits = head.logits(part)
+    log_z = logits.logsumexp(dim=-1, keepdim=True)
+    nats, z = (log_z - logits.gather(1, goal)).sum(), log_z.square().sum()
+    if not slopes:
+        return ChunkSums(nats, z, None)
+    slope = (logits - log_z).exp() * (1 + 2 * z_loss * log_z)
+    slope = slope - (torch.arange(logits.shape[1], device=goal.device) == goal).to(slope.dtype)
+    if head.soft_cap is not None:
+        slope = slope * (1 - (logits / head.soft_cap).square())
+    return ChunkSums(nats, z, slope.to(part.dtype))
+
+
+Chunk = Callable[[Tensor, Head, Tensor, float, bool], ChunkSums]
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """`chunk_sums` over all places, with the gradients made in the forward pass, chunk by chunk."""
 
     @staticmethod
     def forward(
@@ -63,6 +92,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         z_loss: float,
         scale: float,
         soft_cap: float | None,
+        whole_chunk: Chunk,
     ) -> tuple[Tensor, ...]:
         head = Head(embedding.to(h.dtype), bias, scale, soft_cap)
         matrix = head.matrix
@@ -76,20 +106,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         z = torch.zeros_like(nats)
         for start in range(0, h.shape[0], PLACES_AT_ONCE):
             part, goal = h[start : start + PLACES_AT_ONCE], targets[start : start + PLACES_AT_ONCE, None]
-            logits = head.finish((part @ matrix.T).to(nats.dtype))
-            log_z = logits.logsumexp(dim=-1, keepdim=True)
-            nats += (log_z - logits.gather(1, goal)).sum()
-            z += log_z.square().sum()
+            run = whole_chunk if len(part) == PLACES_AT_ONCE else chunk_sums
+            found = run(part, head, goal, z_loss, grad_h is not None)
+            nats += found.nats
+            z += found.z
             if grad_h is not None and grad_e is not None:
-                slope = (logits - log_z).exp_() * (1 + 2 * z_loss * log_z)
-                slope.scatter_add_(1, goal, slope.new_full((len(part), 1), -1.0))
-                if soft_cap is not None:
-                    slope *= 1 - (logits / soft_cap).square()
+                assert found.slope is not None
                 if grad_b is not None:
-                    grad_b += slope.sum(dim=0).to(grad_b.dtype)
-                if scale != 1:
-                    slope *= scale
-                slope = slope.to(h.dtype)
+                    grad_b += found.slope.sum(dim=0, dtype=nats.dtype).to(grad_b.dtype)
+                slope = found.slope if scale == 1 else found.slope * scale
                 grad_h[start : start + PLACES_AT_ONCE] = slope @ matrix
                 grad_e += (slope.T @ part).to(grad_e.dtype)
         if grad_h is not None and grad_e is not None:
@@ -101,12 +126,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_h, grad_e, *grad_b = ctx.saved_tensors
         bias = grad_b[0] * grads[0] if grad_b else None
-        return grad_h * grads[0].to(grad_h.dtype), grad_e * grads[0], bias, None, None, None, None
+        return grad_h * grads[0].to(grad_h.dtype), grad_e * grads[0], bias, None, None, None, None, None
 
 
-def cross_entropy_sums(h: Tensor, head: Head, targets: Tensor, z_loss: float) -> LossSums:
-    """Loss of places h (N, d) for target ids (N,) under a head with a matrix (V, d)."""
+def cross_entropy_sums(
+    h: Tensor, head: Head, targets: Tensor, z_loss: float, whole_chunk: Chunk = chunk_sums
+) -> LossSums:
+    """Loss of places h (N, d) for target ids (N,) under a head with a matrix (V, d).
+
+    `whole_chunk` does chunks of PLACES_AT_ONCE: `chunk_sums`, or the same compiled for that shape.
+    """
     total, nats, z = _ChunkedCrossEntropy.apply(
-        h, head.matrix, head.bias, targets, z_loss, head.scale, head.soft_cap
+        h, head.matrix, head.bias, targets, z_loss, head.scale, head.soft_cap, whole_chunk
     )
     return LossSums(total, nats, z, torch.tensor(float(len(targets)), device=h.device))

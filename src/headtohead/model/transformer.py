@@ -18,7 +18,7 @@ from headtohead.model.attention import KeySource, LayerCache, Mask, Recorder
 from headtohead.model.batch import Batch, Tokens, wide
 from headtohead.model.blocks import Block, HeadTransform, Norm, initialise
 from headtohead.model.linear import LinearState, extent
-from headtohead.model.loss import Head, LossSums, cross_entropy_sums
+from headtohead.model.loss import Chunk, Head, LossSums, chunk_sums, cross_entropy_sums
 from headtohead.model.parts import Alibi, Learned, RelativeBias, Rope, Sinusoidal, TwoDimensional
 from headtohead.model.positions import (
     alibi_bias,
@@ -99,6 +99,7 @@ class Transformer(nn.Module):
         self.head_transform = HeadTransform(a, last) if a.head.transform else None
         self.head_bias = nn.Parameter(torch.empty(a.vocabulary)) if a.head.bias else None
         self._run_block: Callable[..., tuple[Tensor, list[Tensor | None]]] = _run_block
+        self._run_chunk: Chunk = chunk_sums
         initialise(self, a, seed)
 
     @property
@@ -106,8 +107,11 @@ class Transformer(nn.Module):
         return next(self.parameters()).device
 
     def compile_blocks(self) -> None:
-        """Compile one block's forward and backward; equal blocks share the graph."""
+        """Compile one block's forward and backward, and what follows the head's product; equal blocks share the
+        graph.
+        """
         self._run_block = torch.compile(_run_block, dynamic=False)
+        self._run_chunk = torch.compile(chunk_sums, dynamic=False)
 
     def table(self, stream: Stream) -> Tensor:
         """The token embeddings (V, d) of a stream."""
@@ -128,11 +132,13 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         recorder: Recorder | None = None,
         reference: bool = False,
+        known: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Final states (B, T, d) of the last stream.
+        """Final states (B, T, d) of the last stream that is given.
 
         With a cache, `streams` holds only what is new; a stream without new tokens may be left out.
         `recorder` collects attention weights, which takes the reference attention, as does `reference`.
+        `known`: final states, by stream, of streams that are not run again.
         """
         plain = reference or recorder is not None
         finals: dict[str, Tensor] = {}
@@ -146,6 +152,9 @@ class Transformer(nn.Module):
                 continue
             if cache is not None:
                 cache.append(stream.name, streams[stream.name].coordinates, where[stream.name])
+            if known is not None and stream.name in known:
+                finals[stream.name] = known[stream.name]
+                continue
             x = self._embedded(stream, streams[stream.name], where[stream.name])
             masks = self._masks(stream, streams, where, cache, plain)
             for index, (layer, block) in enumerate(zip(stream.expanded, self._blocks(stream), strict=True)):
@@ -159,7 +168,7 @@ class Transformer(nn.Module):
                         assert seen is not None
                         recorder.weights[stream.name, index, sublayer] = seen
             finals[stream.name] = self.final_norms[stream.name](x) if self.final_norms else x
-        return finals[self.architecture.output_stream.name]
+        return next(reversed(finals.values()))
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits (B, T, V) in fp32 at every place of the last stream. For looking, not for training."""
@@ -176,7 +185,8 @@ class Transformer(nn.Module):
         chosen = self._transformed(h.flatten(0, 1).index_select(0, carries))
         if torch.is_autocast_enabled(h.device.type):
             chosen = chosen.to(torch.get_autocast_dtype(h.device.type))
-        return cross_entropy_sums(chosen, self.head, batch.targets.flatten()[carries], z_loss)
+        targets = batch.targets.flatten()[carries]
+        return cross_entropy_sums(chosen, self.head, targets, z_loss, self._run_chunk)
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:

@@ -5,21 +5,26 @@ quantities.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from headtohead.data import sense
+from headtohead.data.objectives import Objective
+from headtohead.data.packing import Supervise
 from headtohead.errors import UserError, about
 from headtohead.model.architecture import Architecture
 from headtohead.model.budget import Parameters, parameters
 from headtohead.model.matching import On, match, quantity
 from headtohead.model.presets import architecture
 from headtohead.model.reach import check_supervision, crossing
-from headtohead.study.plan import Arm, Study
+from headtohead.study.plan import Arm, ArmArchitecture, Shared, Study
 from headtohead.validation import explained, validated
 
+SIZED = tuple(Shared.model_fields)
+"""The sizes and parts of a network that a study may share among its arms."""
 TOLERANCE = 0.01
 """Equal parameters means: totals no further apart than this fraction."""
 BYTE_VOCABULARY = 7 + 256
@@ -69,7 +74,7 @@ def matched_arms(study: Study) -> dict[str, Matched]:
                 match_ = match(drawn[arm.key], target, on, *example, tolerance=TOLERANCE)
         except UserError as unmatched:
             # A slip in a size makes both impossible: the arm that is to be matched is where it was made.
-            if reason := too_large(study.arm(to), drawn[to]):
+            if reason := too_large(study.arm(to), drawn[to], study.optimizer):
                 raise UserError(reason) from unmatched
             raise
         sizes = parameters(match_.architecture)
@@ -78,36 +83,54 @@ def matched_arms(study: Study) -> dict[str, Matched]:
 
 
 def _check(arm: Arm, network: Architecture) -> None:
-    if arm.objective is not None:
-        if arm.objective.in_place:
-            raise UserError(
-                f"arm '{arm.key}' learns to answer holes in place, and a study scores what is written after an "
-                "input: give it an objective that writes, such as 'prefix' or 'span-corruption'"
-            )
-        with about(f"arm '{arm.key}'"):
-            sense.check([arm.objective], network, arm.supervise)
-    check_supervision(network, arm.supervise)
+    if arm.objective is not None and arm.objective.in_place:
+        raise UserError(
+            f"arm '{arm.key}' learns to answer holes in place, and a study scores what is written after an "
+            "input: give it an objective that writes, such as 'prefix' or 'span-corruption'"
+        )
+    check_learns(f"arm '{arm.key}'", network, arm.objective, arm.supervise)
+
+
+def check_learns(what: str, network: Architecture, objective: Objective | None, supervise: Supervise) -> None:
+    """Whether a network can learn this way, from rows that hold several documents.
+
+    Args:
+        what: it is, to the person: the start of an error.
+
+    Raises:
+        UserError: with the reason.
+    """
+    if objective is not None:
+        with about(what):
+            sense.check([objective], network, supervise)
+    if supervise != "holes":
+        check_supervision(network, supervise)
     if found := crossing(network):
         stream, read = found
         raise UserError(
-            f"arm '{arm.key}': stream '{stream}' reads '{read.keys}' under '{read.visibility}', by which the "
+            f"{what}: stream '{stream}' reads '{read.keys}' under '{read.visibility}', by which the "
             "documents that share a row see each other: add '& same_document'"
         )
 
 
-TRAINING_BYTES = 16
-"""A parameter in training: the weight, its gradient and AdamW's two moments, in fp32."""
+TRAINING_BYTES = {"adamw": 16, "muon": 12, "adafactor": 8}
+"""A parameter in training, at least: the weight, its gradient and what the optimizer keeps for most of them, in
+fp32; see `train.optimizers.kept`."""
 
 
-def too_large(arm: Arm, network: Architecture) -> str | None:
-    """Why an arm can't be trained on this machine, whatever its batch; None if it can. A slip in a size is told
-    before a machine runs out of memory over it.
+def too_large(arm: Arm | str, network: Architecture, optimizer: str) -> str | None:
+    """Why an arm (or what is called so) can't be trained on this machine, whatever its batch; None if it can. A slip
+    in a size is told before a machine runs out of memory over it.
     """
     count = parameters(network)["total"]
-    needed, there = count * TRAINING_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, there = (
+        count * TRAINING_BYTES[optimizer],
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
     if needed > there:
+        what = arm if isinstance(arm, str) else f"arm '{arm.key}'"
         return (
-            f"arm '{arm.key}' has {count:,} parameters: to train them takes {needed / 2**30:,.0f} GiB, and this "
+            f"{what} has {count:,} parameters: to train them takes {needed / 2**30:,.0f} GiB, and this "
             f"machine has {there / 2**30:,.0f}"
         )
     return None
@@ -117,23 +140,35 @@ def described(study: Study, arm: Arm) -> Architecture:
     """The network an arm describes, before any matching: the study's shared sizes, with the arm's own over
     them.
     """
-    own = arm.architecture
-    sizes: dict[str, Any] = {
-        name: getattr(study.architecture, name) for name in type(study.architecture).model_fields
-    }
-    sizes.update({name: getattr(own, name) for name in sizes if getattr(own, name) is not None})
-    sizes = {name: value for name, value in sizes.items() if value is not None}
-    sizes["vocabulary"] = vocabulary(study)
-    where = f"arm '{arm.key}'"
+    shared = {name: getattr(study.architecture, name) for name in type(study.architecture).model_fields}
+    return network_of(arm.architecture, arm.key, f"arm '{arm.key}'", vocabulary(study), shared)
+
+
+def network_of(
+    own: ArmArchitecture, name: str, where: str, vocabulary: int, shared: Mapping[str, Any] | None = None
+) -> Architecture:
+    """The network that a table of a file describes, under a name.
+
+    Args:
+        where: what it is to the person, the start of an error.
+        shared: sizes and parts that go over those of a preset, and under the table's own.
+
+    Raises:
+        UserError: it is no network, or no preset.
+    """
+    sizes: dict[str, Any] = {key: (shared or {}).get(key) for key in SIZED}
+    sizes.update({key: getattr(own, key) for key in sizes if getattr(own, key) is not None})
+    sizes = {key: value for key, value in sizes.items() if value is not None}
+    sizes["vocabulary"] = vocabulary
     if own.preset is None:
-        d_ff = sizes.pop("d_ff")
-        tables = {**sizes, "name": arm.key, "streams": _with_d_ff(own.streams, d_ff)}
+        d_ff = sizes.pop("d_ff", None)
+        tables = {**sizes, "name": name, "streams": _with_d_ff(own.streams, d_ff)}
         return validated(Architecture, tables, where)
     with about(where):
         preset = architecture(own.preset)
     depths = {} if own.depths is None else {"depths": own.depths}
     try:
-        return preset.resized(name=arm.key, **depths, **sizes)
+        return preset.resized(name=name, **depths, **sizes)
     except ValidationError as error:
         raise UserError(f"{where}: {explained(Architecture, error)}") from error
     except ValueError as error:
@@ -147,13 +182,13 @@ def vocabulary(study: Study) -> int:
     return study.data.vocabulary
 
 
-def _with_d_ff(streams: Any, d_ff: int) -> Any:
+def _with_d_ff(streams: Any, d_ff: int | None) -> Any:
     """Layers that don't say how wide their feed-forward is get the shared width; anything odd is left to
     validation.
     """
 
     def layer(entry: Any) -> Any:
-        return {"d_ff": d_ff, **entry} if isinstance(entry, dict) else entry
+        return {"d_ff": d_ff, **entry} if isinstance(entry, dict) and d_ff is not None else entry
 
     def stream(entry: Any) -> Any:
         if isinstance(entry, dict) and isinstance(entry.get("layers"), list | tuple):

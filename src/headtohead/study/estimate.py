@@ -106,7 +106,7 @@ def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Tabl
         f"{', '.join(plan.declared_differences) or 'nothing'}."
     )
     for key, matched in arms.items():
-        if reason := too_large(plan.arm(key), matched.architecture):
+        if reason := too_large(plan.arm(key), matched.architecture, plan.optimizer):
             note += f" Not on this machine: {reason}."
     return table, note
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from headtohead.data.layouts import Layout
 from headtohead.data.packing import Supervise, plan_rows
 from headtohead.data.shards import SPECIALS, Example, ExampleStore, order
+from headtohead.data.stream import Sharded, StreamRows
 from headtohead.data.tokenizers import Tokenizer, load_tokenizer
 from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, Stream
@@ -78,8 +79,19 @@ def _of_run(folder: Path) -> Shown:
     description = read_run(folder)
     wanted = description["data"]
     data = (folder / wanted["folder"]).resolve()
-    read_data(data)
     network = Architecture.model_validate(description["architecture"])
+    if wanted.get("shards"):
+        sharded, key, seed = Sharded.open(data), wanted["train"], description["recipe"]["seed"]
+        rows = StreamRows(
+            sharded, seed=seed, rows_per_step=1, row=wanted["row"], side=wanted["side"], objective=key
+        )
+        examples, store = rows.at(0)[0], sharded.store("train", key)
+        names = tuple(store.name_of(e.document) for e in examples)
+        return Shown(
+            f"{folder.name}: {description['label']}", network, description["supervise"], wanted["row"],
+            wanted["side"], examples, names, sharded.tokenizer(),
+        )  # fmt: skip
+    read_data(data)
     return _first_row(
         f"{folder.name}: {description['label']}", network, description["supervise"], wanted["row"], wanted["side"],
         data, wanted.get("train", "train"), list(wanted["stores"]), description["recipe"]["seed"],
@@ -93,7 +105,8 @@ def _of_study(file: Path, key: str | None, text: list[Path], field: str, folder:
         raise UserError(f"{file} has no arm '{key}': {suggest(key, list(arms))}")
     matched = arms[key or next(iter(arms))]
     data = prepare(study, read_source(text, None, field), folder, lambda line: None)
-    learns = "" if matched.arm.objective is None else f", {matched.arm.objective!r}"
+    objective = matched.arm.objective
+    learns = "" if objective is None else f", learns by {objective.model_dump().pop('kind')}"
     found = _first_row(
         f"{study.name}: {matched.arm.label}{learns}", matched.architecture, matched.arm.supervise, study.data.row,
         study.data.side, folder, study.trains_on(matched.arm), list(data["stores"]), study.seeds[0],

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headtohead.study.plan import DIMENSIONS
+from headtohead.train.recipe import OPTIMIZER_KEYS, SCHEDULE_KEYS, Recipe
 
 NEAR = 0.01
 """Parameters and FLOPs that are nearer than this share count as equal: sizes are whole numbers."""
@@ -25,6 +26,9 @@ SAME_ALWAYS = {
     "compiled": "whether the network is compiled",
 }
 """Of a run's identity: what no study may declare to differ, and neither the examples read and scored."""
+
+DEFAULTS = {key: Recipe.model_fields[key].default for key in ("optimizer", "schedule")}
+"""What a recipe that doesn't say so has."""
 
 CONSUMED = ("examples", "bytes_shown", "documents_seen", "steps")
 
@@ -152,9 +156,16 @@ def _own(parts: Iterable[Mapping[str, Any]], key: str) -> list[str]:
 
 
 def _recipes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for key in dict.fromkeys((*a, *b)):
-        if a.get(key) != b.get(key):
+    one, two = ({**DEFAULTS, **recipe} for recipe in (a, b))
+    own: set[str] = set()
+    for key, tables in (("optimizer", OPTIMIZER_KEYS), ("schedule", SCHEDULE_KEYS)):
+        if one[key] != two[key]:
+            yield key, one[key], two[key]
+            # What each of two optimizers has of its own is part of that difference.
+            own |= {*tables[one[key]]} ^ {*tables[two[key]]}
+    for key in dict.fromkeys((*one, *two)):
+        if key not in own and key not in ("optimizer", "schedule") and one.get(key) != two.get(key):
             if key == "learning_rate":
-                yield key, a.get(key), b.get(key)
+                yield key, one.get(key), two.get(key)
             else:
-                yield "recipe", f"{key} = {a.get(key)}", f"{key} = {b.get(key)}"
+                yield "recipe", f"{key} = {one.get(key)}", f"{key} = {two.get(key)}"

@@ -101,6 +101,11 @@ def _consumed(name: str) -> Callable[[Arm, Mapping[str, Any]], Value]:
     return lambda arm, line: line["ledger"].get(name)
 
 
+def _averaged(line: Mapping[str, Any]) -> str | None:
+    found = line.get("averaged")
+    return f"mean of {len(found['steps'])}" if found else None
+
+
 Write = Callable[[Value], str]
 Find = Callable[[Arm, Mapping[str, Any]], Value]
 
@@ -121,6 +126,9 @@ _ROWS: list[tuple[str, str, Write, Find]] = [
         lambda arm, line: {"all": "every token"}.get(arm.supervise, arm.supervise),
     ),
     ("learning rate", "learning_rate", "{:g}".format, lambda arm, line: line["learning_rate"]),
+    ("optimizer", "optimizer", str, lambda arm, line: line.get("recipe", {}).get("optimizer")),
+    ("schedule", "schedule", str, lambda arm, line: line.get("recipe", {}).get("schedule")),
+    ("scored weights", "recipe", str, lambda arm, line: _averaged(line)),
     ("steps", "recipe", "{:,}".format, _consumed("steps")),
     ("documents seen", "documents", "{:,}".format, _consumed("documents_seen")),
     ("examples", "examples", "{:,}".format, _consumed("examples")),

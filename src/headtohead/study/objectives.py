@@ -87,6 +87,16 @@ def page() -> str:
         "",
         *(f"{number}. {reason}" for number, reason in enumerate(reasons, 1)),
         "",
+        "## One real batch",
+        "",
+        "`headtohead explain-batch STUDY --arm KEY` shows the first batch that an arm trains on. Span corruption with",
+        "two stacks (the spans are the output, after their sentinels), and GLM's blanks, where an output belongs to",
+        "the place of its blank:",
+        "",
+        "![explain-batch: span corruption](explain-batch-span-corruption.png)",
+        "",
+        "![explain-batch: GLM](explain-batch-glm.png)",
+        "",
     ]
     for kind, made in KINDS.items():
         lines += ["", f"## {kind}", "", *_text(made), "", *_example(objective(kind)), ""]

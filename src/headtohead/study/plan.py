@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -82,6 +82,8 @@ DIMENSIONS: dict[str, str] = {
     "visible_pairs": "visible (query, key, head) triples",
     "flops": "training FLOPs",
     "learning_rate": "learning rate, tuned for each arm with as many trials",
+    "optimizer": "the optimizer",
+    "schedule": "the schedule of the learning rate",
     "recipe": "any other setting of the training",
 }
 """What two arms may differ in, if the study says so. The same documents in the same order are not on the
@@ -286,6 +288,8 @@ class Rungs(Frozen):
 class Evaluation(Frozen):
     """What is scored, in windows for each region. A curve's points are scored on the tuning split."""
 
+    swaps: ClassVar[bool] = True
+    """Whether outputs are also scored with wrong inputs, which takes held-out text of two documents or more."""
     test_windows: PositiveInt = 600
     rehearsal_windows: PositiveInt = 200
     curve_windows: PositiveInt = 64
@@ -383,6 +387,11 @@ class Study(Frozen):
         """The special tokens that its objectives need at the end of the vocabulary."""
         found = (objective.specials(self.data.window_bytes) for objective in self.own_objectives.values())
         return tuple(dict.fromkeys(name for names in found for name in names))
+
+    @property
+    def optimizer(self) -> str:
+        """The optimizer of all arms."""
+        return self.recipe.get("optimizer", Recipe.model_fields["optimizer"].default)
 
     def recipe_for(
         self, rung: Rung | None, learning_rate: float, seed: int, steps: int, where: str = "recipe"

@@ -70,12 +70,13 @@ def read_source(text: Sequence[Path], pairs: Path | None, field: str) -> Source:
     return Source(load_corpus(text, field))
 
 
-def fingerprint(study: Study, source: Source) -> dict[str, Any]:
-    """What decides the prepared data: the text and every setting that cuts it."""
+def fingerprint(study: Study, source: Source, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+    """What decides the prepared data: the text and every setting that cuts it, and a tokenizer that is given."""
     settings = study.data.model_dump(mode="json")
     found = {"corpus_sha256": source.material.sha256, **settings, "regions": list(regions(study, source))}
     own = [objective.model_dump(mode="json") for objective in study.own_objectives.values()]
-    return {"format": FORMAT, **found, **({"objectives": own} if own else {})}
+    given = {} if tokenizer is None else {"given_tokenizer": tokenizer.sha256}
+    return {"format": FORMAT, **found, **given, **({"objectives": own} if own else {})}
 
 
 def regions(study: Study, source: Source) -> tuple[str, ...]:
@@ -83,14 +84,20 @@ def regions(study: Study, source: Source) -> tuple[str, ...]:
     return source.regions or study.data.regions
 
 
-def prepare(study: Study, source: Source, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def prepare(
+    study: Study,
+    source: Source,
+    folder: Path,
+    say: Callable[[str], None],
+    tokenizer: Tokenizer | None = None,
+) -> dict[str, Any]:
     """FOLDER/data.json and the files it names; nothing is made again when they are there and of the same
-    text and settings.
+    text and settings. A tokenizer is trained where none is given.
 
     Raises:
         UserError: text too short to split, a vocabulary it can't fill, a full disk.
     """
-    wanted = fingerprint(study, source)
+    wanted = fingerprint(study, source, tokenizer)
     if (folder / "data.json").is_file():
         there = read_data(folder)
         if there["fingerprint"] == wanted:
@@ -103,7 +110,7 @@ def prepare(study: Study, source: Source, folder: Path, say: Callable[[str], Non
     try:
         description = {
             "fingerprint": wanted,
-            **_prepare(study, source, regions(study, source), unfinished),
+            **_prepare(study, source, regions(study, source), unfinished, tokenizer),
         }
         write_atomic(unfinished / "data.json", json.dumps(description, indent=1, ensure_ascii=False) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
@@ -152,7 +159,9 @@ MADE = {"fingerprint", "name", "source", "corpus_sha256", "tokenizer_sha256", "v
 """The keys of data.json."""
 
 
-def _prepare(study: Study, source: Source, found: Sequence[str], folder: Path) -> dict[str, Any]:
+def _prepare(
+    study: Study, source: Source, found: Sequence[str], folder: Path, given: Tokenizer | None
+) -> dict[str, Any]:
     settings, material, own = study.data, source.material, study.own_objectives
     if isinstance(material, Pairs):
         if own:
@@ -160,7 +169,7 @@ def _prepare(study: Study, source: Source, found: Sequence[str], folder: Path) -
                 "pairs are an input and an output already: leave the arms' 'objective' out with --pairs"
             )
         splits = split_by_group(material.pairs, tune=settings.tune, test=settings.test, smallest_bytes=0)
-        tokenizer = _tokenizer(
+        tokenizer = given or _tokenizer(
             settings, (side for pair in splits.train for side in (pair.input, pair.output))
         )
         stores = {part: pair_examples(getattr(splits, part), tokenizer) for part in PARTS}
@@ -171,7 +180,7 @@ def _prepare(study: Study, source: Source, found: Sequence[str], folder: Path) -
         for objective in (*objectives, *own.values()):
             objective.check(texts)
         learnt = tokenizer_texts(splits.train, objectives, settings.window_bytes)
-        tokenizer = _tokenizer(settings, learnt, study.extra_tokens)
+        tokenizer = given or _tokenizer(settings, learnt, study.extra_tokens)
         size, fits = settings.window_bytes, settings.fits
         plans = [objectives, *([objective] for objective in own.values())]
         stores = dict(zip(("train", *own), aligned(splits.train, plans, tokenizer, size, fits), strict=True))
@@ -309,7 +318,7 @@ def scored_rows(
     for part, count in windows.items():
         store = ExampleStore.open(folder, part)
         scored = [store[int(i)] for i in held_out(store, count, regions)]
-        for example in (*scored, *wrong_inputs(scored)):
+        for example in (*scored, *(wrong_inputs(scored) if study.evaluation.swaps else ())):
             for way in ways:
                 shown = example if way is None else way.present(example, codes)
                 n, m = (1 + held for held in shown.held)

@@ -15,6 +15,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from headtohead.files import FolderLock, write_atomic
 from headtohead.model.budget import cache_bytes, flops
 from headtohead.study import estimate
 from headtohead.study.arms import Matched, matched_arms, too_large, vocabulary
+from headtohead.study.places import Here, place
 from headtohead.study.plan import RatesStudy, Study, learning_rates, load
 from headtohead.study.prepare import (
     Source,
@@ -51,27 +53,31 @@ def study(
     workers: int | None = None,
     dry_run: bool = False,
     overrides: Sequence[str] = (),
+    on: str | None = None,
+    slurm: Sequence[str] = (),
 ) -> None:
     """Run the study in `file`, or go on with it; with `dry_run`, print what it would do.
+    `on` and `slurm` say where its runs are computed, see `places.place`.
 
     Raises:
         UserError: a file, key or value that is wrong; OUT in use, or holding another study's results; a full
         disk.
     """
+    where = place(on, slurm)
     plan, rates = load(file, overrides)
     source = read_source(text, pairs, field)
     with about(file.parent / rates.study if rates else file):
         arms = matched_arms(plan)
-    side_by_side = workers or os.cpu_count() or 1
     if dry_run:
-        estimate.show(file, plan, rates, source, arms, side_by_side)
+        estimate.show(file, plan, rates, source, arms, workers or Here().slots())
         return
     for key, matched in arms.items():
-        if reason := too_large(plan.arm(key), matched.architecture):
+        if reason := too_large(plan.arm(key), matched.architecture, plan.optimizer):
             raise UserError(f"{file}: {reason}: make it smaller")
     chosen, committed = ({}, None) if rates else learning_rates(plan, file.parent)
     folder = out or Path("runs") / (rates or plan).name
-    with FolderLock(folder):
+    with FolderLock(folder), closing(where):
+        where.open(folder)
         _check_material(folder, plan, source)
         data = prepare(plan, source, folder / "data", print)
         check_rows(folder / "data", plan.data)
@@ -85,7 +91,8 @@ def study(
         _keep_promises(folder, record)
         write_atomic(folder / "plan.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         windows = None if rates else plan.evaluation.test_windows
-        supervisor = Supervisor(folder, (rates or plan).title, runs, side_by_side, windows)
+        title, side_by_side = (rates or plan).title, workers or where.slots()
+        supervisor = Supervisor(folder, title, runs, side_by_side, windows, where)
         signal.signal(signal.SIGTERM, _interrupt)
         try:
             supervisor.work()

@@ -19,7 +19,7 @@ from headtohead.model.budget import flops
 from headtohead.study.arms import Matched
 from headtohead.study.plan import RatesStudy, Rung, Study
 
-RungName = Literal["rehearsal", "full", "rates"]
+RungName = Literal["rehearsal", "full", "rates", "train"]
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,11 @@ class Basis:
         examples = (
             steps * recipe.rows_per_step * self.data["splits"]["train"]["examples"] / self.rows_in_pass[seed]
         )
-        work = flops(matched.architecture, *self.typical_of(arm), matched.arm.supervise)
+        given, output = self.typical_of(arm)
+        supervise = matched.arm.supervise
+        # Answers of holes stand in the text: nothing is written after it.
+        answers = (given, 1, output - 1) if supervise == "holes" else (given, output, supervise)
+        work = flops(matched.architecture, *answers)
         scored = len(self.data["regions"]) * (
             shared.curve_windows * len(description["evaluation"]["curve_steps"])
             + 2 * evaluation["windows"]  # with the right input and with a wrong one

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from headtohead.errors import UserError
 from headtohead.files import make_folder, read_json, write_atomic
+from headtohead.study import lease
 from headtohead.study.asides import BASELINES, PAGE, Aside
 from headtohead.study.display import Display, State, Working, duration
-from headtohead.study.processes import Worker
+from headtohead.study.places import Here, Place
+from headtohead.study.processes import Ending, RunProcess
 from headtohead.study.results import STOPPED, clear_checkpoints, folder_of, is_done, read_run, write_results
 from headtohead.study.schedule import Run, identity_of
-from headtohead.study.worker import LOCK_SECONDS, claimed, progress_of
+from headtohead.study.worker import LOCK_SECONDS, claimed
 from headtohead.study.yardsticks import found_baselines
 
 DEATHS = 3
@@ -31,10 +33,20 @@ class Supervisor:
     Args:
         windows: how many windows of each region the baselines are measured on; None for a study without a
         page.
+        place: where the runs' processes live, open.
     """
 
-    def __init__(self, out: Path, title: str, runs: Sequence[Run], workers: int, windows: int | None) -> None:
+    def __init__(
+        self,
+        out: Path,
+        title: str,
+        runs: Sequence[Run],
+        workers: int,
+        windows: int | None,
+        place: Place | None = None,
+    ) -> None:
         self.out, self.runs, self.workers, self.windows = out, runs, workers, windows
+        self.place = place or Here()
         self.display = Display(title)
         self.page = Aside("writing the page", PAGE, str(out), log=out / "page.log")
         data = out / "data"
@@ -47,7 +59,7 @@ class Supervisor:
             then=self._add_baselines,
         )
         self.waiting = [run for run in runs if not is_done(folder_of(out, run))]
-        self.active: dict[str, tuple[Run, Worker]] = {}
+        self.active: dict[str, tuple[Run, RunProcess]] = {}
         self.by_name = {run.name: run for run in runs}
         self.stopped = 0
         self.given_up: list[str] = []
@@ -69,6 +81,7 @@ class Supervisor:
         for run in self.runs:  # one killed between its result and its cleaning up never runs again
             if is_done(folder_of(self.out, run)):
                 clear_checkpoints(folder_of(self.out, run))
+                (folder_of(self.out, run) / lease.FILE).unlink(missing_ok=True)
         results = write_results(self.out, self.runs)
         self.stopped = sum(line["status"] == "stopped" for line in results)
         with self.display:
@@ -129,30 +142,31 @@ class Supervisor:
     def _fill(self) -> None:
         while self.waiting and len(self.active) < self.workers:
             run = self.waiting.pop(0)
-            worker = Worker(folder_of(self.out, run), int(run.description["recipe"]["threads"]))
-            worker.start()
+            worker = self.place.process(folder_of(self.out, run), int(run.description["recipe"]["threads"]))
             self.active[run.name] = (run, worker)
+            worker.start()
 
     def _collect(self) -> None:
         for name, (run, worker) in list(self.active.items()):
-            code = worker.ended()
+            ending = worker.ended()
             for note in worker.notes():
                 if note not in self.noted:  # what a machine lacks, all its runs lack
                     self.noted.add(note)
                     self.display.say(f"{run.name}: {note}")
-            if code is None:
+            if ending is None:
                 continue
             if is_done(worker.folder):
                 del self.active[name]
                 self._finished(run, worker)
-            elif code < 0 or code > 128:
-                self._died(run, worker, -code if code < 0 else code - 128)
+            elif ending.how:
+                self._died(run, worker, ending)
             else:
                 del self.active[name]
-                self._give_up(run, worker.last_line() or f"its process ended with code {code}")
+                said = worker.last_line() or f"its process ended with code {ending.code}"
+                self._give_up(run, ending.refused or said)
 
-    def _finished(self, run: Run, worker: Worker) -> None:
-        took = time.monotonic() - worker.started
+    def _finished(self, run: Run, worker: RunProcess) -> None:
+        took = worker.seconds()
         self.computed += run.cost
         self.busy += took
         self._fill()  # before anything else: a worker's time is what is scarce
@@ -169,20 +183,20 @@ class Supervisor:
             self.display.say(f"{run.name} finished in {duration(took)}: {scores} bits per byte")
         self._renew_page()
 
-    def _died(self, run: Run, worker: Worker, signal_number: int) -> None:
-        """Killed from outside: on from its checkpoint, unless it keeps dying at one place."""
-        step = int((progress_of(worker.folder) or {}).get("step", -1))
+    def _died(self, run: Run, worker: RunProcess, ending: Ending) -> None:
+        """Ended from outside: on from its checkpoint, unless it keeps dying at one place."""
+        step = int((worker.progress() or {}).get("step", -1))
         reached = max((int(path.name[5:]) for path in worker.folder.glob("checkpoints/step-*")), default=0)
         worker.deaths = 1 if reached > worker.furthest else worker.deaths + 1
         worker.furthest = max(worker.furthest, reached)
         if worker.deaths > DEATHS:
             del self.active[run.name]
             self._give_up(
-                run, f"its process was killed {worker.deaths} times near step {step} (signal {signal_number})"
+                run, f"its process was {ending.how} {worker.deaths} times near step {step} ({ending.detail})"
             )
             return
         self.display.say(
-            f"{run.name}: its process was killed (signal {signal_number}); going on from its checkpoint"
+            f"{run.name}: its process was {ending.how} ({ending.detail}); going on from its checkpoint"
         )
         worker.start()
 
@@ -216,8 +230,7 @@ class Supervisor:
     def _end(self) -> None:
         """Nothing is left running: workers are asked to write a checkpoint and end, then made to."""
         for _, worker in self.active.values():
-            if worker.process is not None and worker.process.poll() is None:
-                worker.process.terminate()
+            worker.ask_to_end()
         end = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < end and any(worker.ended() is None for _, worker in self.active.values()):
             time.sleep(0.05)
@@ -230,8 +243,8 @@ class Supervisor:
         working: list[Working] = []
         computed, busy, left = self.computed, self.busy, 0.0
         for run, worker in self.active.values():
-            said = progress_of(worker.folder) or {
-                "stage": "starting",
+            said = worker.progress() or {
+                "stage": "queued" if worker.waits() else "starting",
                 "step": 0,
                 "steps": run.description["recipe"]["steps"],
             }
@@ -247,7 +260,7 @@ class Supervisor:
                 )
             )
             computed += share * run.cost
-            busy += time.monotonic() - worker.started
+            busy += worker.seconds()
             left += (1 - share) * run.cost
         left += sum(run.cost for run in self.waiting)
         seconds = left * busy / computed / min(self.workers, max(1, len(working))) if computed > 0 else None

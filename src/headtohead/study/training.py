@@ -10,21 +10,25 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 
 from headtohead.data.layouts import Layout, Ledger
 from headtohead.data.objectives import Codes, objective, wrong_inputs
 from headtohead.data.packing import plan_rows
 from headtohead.data.shards import Example, ExampleStore, order
+from headtohead.data.stream import Sharded, StreamRows
 from headtohead.data.tokenizers import Tokenizer, load_tokenizer
-from headtohead.errors import UserError
+from headtohead.errors import UserError, about
+from headtohead.files import read_bytes
 from headtohead.generate.decoding import greedy
 from headtohead.measure.scoring import (
+    Nats,
     all_token_nats,
     bits_per_byte,
     by_document,
@@ -37,7 +41,8 @@ from headtohead.model.budget import flops
 from headtohead.model.transformer import Transformer
 from headtohead.study.prepare import Lengths, check_data, held_out, read_data, training_lengths
 from headtohead.train.checkpoint import named_tensors
-from headtohead.train.loop import Trained, train
+from headtohead.train.inherit import put
+from headtohead.train.loop import OnLine, Trained, train
 from headtohead.train.nonfinite import NonFinite
 from headtohead.train.recipe import Recipe
 from headtohead.train.runtime import configure
@@ -106,13 +111,14 @@ class Rows:
 
 
 def trained(
-    folder: Path, description: dict[str, Any], report: Report
+    folder: Path, description: dict[str, Any], report: Report, on_line: OnLine | None = None
 ) -> tuple[dict[str, Any], bytes | None, dict[str, float]]:
     """The result of the run that `description` (run.json) describes, its weights (None if it had to stop),
-    seconds.
+    seconds. `on_line` gets each line of the metrics and each point of the curve (`train.loop.train`).
 
     Raises:
-        UserError: data that is not what the description names, a checkpoint of another run, a full disk.
+        UserError: data or first weights that are not what the description names, a checkpoint of another run, a
+            full disk.
     """
     recipe = Recipe.model_validate(description["recipe"])
     runtime = configure(recipe, lambda line: None)  # what the machine lacks is told once, by the loop
@@ -122,6 +128,8 @@ def trained(
     evaluation = description["evaluation"]
     longer = Layout(network, description["supervise"], evaluation["row"], evaluation["side"])
     model = Transformer(network, recipe.seed)
+    if "initial" in description:
+        _put_initial(model, folder, description["initial"])
     identity = {
         "version": description["version"],
         "commit": description.get("commit"),
@@ -141,13 +149,13 @@ def trained(
         "learning_rate": recipe.learning_rate,
     }
     about = {
-        **({"objective": description["objective"]} if "objective" in description else {}),
+        **{key: description[key] for key in ("objective", "initial") if key in description},
         "description": description["architecture"],
         "recipe": description["recipe"],
         "identity": identity,
     }
     try:
-        done = _train(folder, description, model, layout, longer, data, recipe, report)
+        done = _train(folder, description, model, layout, longer, data, recipe, report, on_line)
     except NonFinite as stop:
         return (
             {
@@ -156,6 +164,7 @@ def trained(
                 "reason": str(stop),
                 "step": stop.step,
                 "layer": stop.layer,
+                "documents": list(stop.documents),
                 **about,
             },
             None,
@@ -168,12 +177,31 @@ def trained(
     result.update(_scored(model, longer, data, description))
     result["ledger"] = {**_counts(done.ledger.ledger), "steps": recipe.steps}
     result["curve"] = done.curve
+    if done.averaged:
+        result["averaged"] = done.averaged
     result["samples"] = _samples(model, longer, data, evaluation)
     weights = safetensors.torch.save(
         {name: tensor.detach().contiguous() for name, tensor in named_tensors(model).items()}
     )
     result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     return {**result, **about}, weights, {**done.seconds, "score": time.monotonic() - began}
+
+
+def held_out_of(sharded: Sharded, key: str, windows: int) -> ExampleStore:
+    """At most so many held-out examples of sharded data, evenly over all of them, as a store of their own.
+
+    Raises:
+        UserError: nothing was held out.
+    """
+    store = sharded.store("validation", key)
+    if not len(store):
+        raise UserError(f"{sharded.folder} holds out no text: shard it with --validation 0.01")
+    places = np.unique(np.linspace(0, len(store) - 1, min(windows, len(store))).round().astype(np.int64))
+    found = [store[int(i)] for i in places]
+    numbers = {document: at for at, document in enumerate(dict.fromkeys(e.document for e in found))}
+    names = [store.name_of(document) for document in numbers]
+    some = (replace(example, document=numbers[example.document]) for example in found)
+    return ExampleStore.build(some, names, sharded.vocabulary)
 
 
 class _Data:
@@ -183,6 +211,10 @@ class _Data:
         wanted = description["data"]
         self.row, self.side, self.regions = wanted["row"], wanted["side"], tuple(wanted["regions"])
         where = (folder / wanted["folder"]).resolve()
+        self._objective = objective(description["objective"]) if "objective" in description else None
+        if wanted.get("shards"):
+            self._open_shards(where, wanted, description["evaluation"])
+            return
         there = read_data(where)
         for key in ("corpus_sha256", "tokenizer_sha256", "stores"):
             if there.get(key) != wanted[key]:
@@ -190,16 +222,41 @@ class _Data:
                     f"{where} is not the data that {folder / 'run.json'} names: its {key} differs"
                 )
         check_data(where, there)
-        self.train = ExampleStore.open(where, wanted.get("train", "train"))
-        self.lengths = training_lengths(where, wanted["stores"])
+        train = ExampleStore.open(where, wanted.get("train", "train"))
+        lengths = training_lengths(where, wanted["stores"])
+        self.rows: Callable[[Recipe], Rows | StreamRows] = lambda recipe: Rows(
+            train, lengths, recipe, self.row, self.side
+        )
+        self.name_of: Callable[[int], str] = lambda document: train.documents[document]
+        """What a document of the training text is called."""
         self.tune = ExampleStore.open(where, "tune")
         split = description["evaluation"]["split"]
         self.scored = self.tune if split == "tune" else ExampleStore.open(where, split)
         self.groups: list[str] = there["groups"][split]
         """Of each document of `scored`: documents of one group count as one where they are compared."""
         self.tokenizer: Tokenizer = load_tokenizer(where / "tokenizer.json")
-        self._objective = objective(description["objective"]) if "objective" in description else None
         self._codes = Codes(self.tokenizer)
+
+    def _open_shards(self, where: Path, wanted: Mapping[str, Any], evaluation: Mapping[str, Any]) -> None:
+        """Training rows from sharded data, read as they are needed; of what is held out, as much as is scored."""
+        sharded = Sharded.open(where)
+        for key, value in sharded.identity.items():
+            if wanted[key] != value:
+                raise UserError(f"{where} is not the data that the run names: its {key} differs")
+        key = wanted["train"]
+        self.rows = lambda recipe: StreamRows(
+            sharded,
+            seed=recipe.seed,
+            rows_per_step=recipe.rows_per_step,
+            row=self.row,
+            side=self.side,
+            objective=key,
+        )
+        self.name_of = sharded.store("train", key).name_of
+        self.tokenizer = sharded.tokenizer()
+        self._codes = Codes(self.tokenizer)
+        self.scored = self.tune = held_out_of(sharded, key, evaluation["windows"])
+        self.groups = list(self.scored.documents)
 
     def presented(self, examples: Sequence[Example]) -> list[Example]:
         """Held-out examples as a network that learnt by this run's objective is used to see them."""
@@ -217,8 +274,9 @@ def _train(
     data: _Data,
     recipe: Recipe,
     report: Report,
+    on_line: OnLine | None,
 ) -> Trained:
-    rows = Rows(data.train, data.lengths, recipe, data.row, data.side)
+    rows = data.rows(recipe)
     evaluation = description["evaluation"]
     chosen = held_out(data.tune, evaluation["curve_windows"], data.regions)
     watched = data.presented([data.tune[int(i)] for i in chosen])
@@ -235,6 +293,10 @@ def _train(
         nats = score_examples(model, longer, watched, per_batch)
         return {"bits_per_byte": {region: bits_per_byte(watched, nats, region) for region in data.regions}}
 
+    def documents_of(batch: Shown) -> list[str]:
+        return [data.name_of(example.document) for row in batch.rows for example in row]
+
+    decisive = ("version", "data", "supervise", *(["initial"] if "initial" in description else []))
     return train(
         model,
         batch_at,
@@ -242,11 +304,28 @@ def _train(
         folder,
         ledger=RunLedger(),
         flops_of=_flops_counter(layout),
-        identity={key: description[key] for key in ("version", "data", "supervise")},
+        identity={key: description[key] for key in decisive},
         evaluate=evaluate,
         evaluate_at=evaluation["curve_steps"],
         on_progress=lambda step, steps, left, nats: report("training", step, left, nats),
+        on_line=on_line,
+        documents_of=documents_of,
+        fresh="initial" not in description,
     )
+
+
+INITIAL = "initial.safetensors"
+"""First weights of a run that has not those of the init function, in its folder."""
+
+
+def _put_initial(model: Transformer, folder: Path, initial: Mapping[str, Any]) -> None:
+    """Give a network the first weights that its run was written down with, checked by their SHA-256."""
+    path, again = folder / INITIAL, "start the run again in another folder"
+    content = read_bytes(path, "the first weights")
+    if hashlib.sha256(content).hexdigest() != initial["sha256"]:
+        raise UserError(f"{path} has been altered since it was written: {again}")
+    with about(path):
+        put(model, safetensors.torch.load(content))
 
 
 def _flops_counter(layout: Layout) -> Callable[[Any], float]:
@@ -276,7 +355,7 @@ def _scored(
     evaluation = description["evaluation"]
     per_batch = evaluation["rows_per_batch"]
     found = [data.scored[int(i)] for i in held_out(data.scored, evaluation["windows"], data.regions)]
-    shown, wrong = data.presented(found), data.presented(wrong_inputs(found))
+    shown = data.presented(found)
     nats = score_examples(model, layout, shown, per_batch)
     apart = {region: by_document(shown, nats, region) for region in data.regions}
     names = {region: [data.scored.documents[d] for d in found.documents] for region, found in apart.items()}
@@ -288,7 +367,7 @@ def _scored(
     return {
         "split": evaluation["split"],
         "bits_per_byte": {region: bits_per_byte(shown, nats, region) for region in data.regions},
-        "value_of_input": value_of_input(model, layout, shown, wrong, nats, data.regions, per_batch),
+        **_value_of_input(model, layout, found, shown, nats, data, evaluation),
         "all_tokens_bits_per_byte": _all_tokens(model, layout, shown, per_batch),
         "documents": {
             "names": first,
@@ -297,6 +376,22 @@ def _scored(
             "bits": {region: list(found.bits) for region, found in apart.items()},
         },
     }
+
+
+def _value_of_input(
+    model: Transformer,
+    layout: Layout,
+    found: Sequence[Example],
+    shown: Sequence[Example],
+    nats: Nats,
+    data: _Data,
+    evaluation: Mapping[str, Any],
+) -> dict[str, Any]:
+    if not evaluation.get("swaps", True):
+        return {}
+    wrong, per_batch = data.presented(wrong_inputs(found)), evaluation["rows_per_batch"]
+    value = value_of_input(model, layout, shown, wrong, nats, data.regions, per_batch)
+    return {"value_of_input": value}
 
 
 def _all_tokens(

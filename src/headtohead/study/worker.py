@@ -13,10 +13,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from headtohead.errors import Interrupted, UserError
 from headtohead.files import FolderLock, write_atomic
+from headtohead.study import lease
 from headtohead.study.processes import PARENT, end_with_parent, wait_for
 from headtohead.study.results import clear_checkpoints, read_run
 
@@ -25,19 +26,35 @@ LOCK_SECONDS = 20.0
 PROGRESS_SECONDS = 0.5
 
 
-def run(folder: Path) -> int:
+class Watcher(Protocol):
+    """Who looks on while a run is done: a display, a tracker."""
+
+    def progress(self, stage: str, step: int, seconds_left: float, nats: float | None) -> None:
+        """After each step; see `training.Report`."""
+
+    def line(self, kind: str, values: Mapping[str, Any]) -> None:
+        """A line of the metrics, or a point of the curve; see `train.loop.train`."""
+
+
+def run(folder: Path, watchers: Sequence[Watcher] = (), go_on: str | None = None) -> int:
     """Do, or go on with, the run that FOLDER/run.json describes. 0 when FOLDER/result.json is there in the
     end.
 
+    Args:
+        go_on: the command that goes on with it, told when it is interrupted; left out, `headtohead run FOLDER`.
+
     Raises:
         UserError: no description, a folder in use, data that is not what the description names, a full disk.
+        Interrupted: by Ctrl-C or SIGTERM, after a checkpoint.
     """
     end_with_parent()
     description = read_run(folder)
-    lock = claimed(folder, LOCK_SECONDS if PARENT in os.environ else 0.0)
+    lease.obey(folder)
+    far = lease.LEASE in os.environ
+    lock = claimed(folder, lease.LOCK_SECONDS if far else LOCK_SECONDS if PARENT in os.environ else 0.0)
     try:
         if not (folder / "result.json").exists():
-            _run(folder, description)
+            _run(folder, description, watchers, go_on or f"headtohead run {folder}")
         clear_checkpoints(folder)
     finally:
         lock.release()
@@ -66,16 +83,26 @@ def claimed(folder: Path, seconds: float) -> FolderLock:
     return lock
 
 
-def _run(folder: Path, description: dict[str, Any]) -> None:
+def _run(folder: Path, description: dict[str, Any], watchers: Sequence[Watcher], go_on: str) -> None:
     from headtohead.study.training import trained  # torch: only here, so that all refusals above are quick
     from headtohead.train.loop import Stopped
 
     began = time.monotonic()
-    report = _Progress(folder, description)
+    noted = _Progress(folder, description)
+
+    def report(stage: str, step: int, seconds_left: float, nats: float | None) -> None:
+        noted(stage, step, seconds_left, nats)
+        for watcher in watchers:
+            watcher.progress(stage, step, seconds_left, nats)
+
+    def on_line(kind: str, values: Mapping[str, Any]) -> None:
+        for watcher in watchers:
+            watcher.line(kind, values)
+
     try:
-        result, weights, seconds = trained(folder, description, report)
+        result, weights, seconds = trained(folder, description, report, on_line)
     except Stopped as stop:
-        raise Interrupted(f"{stop}; go on with: headtohead run {folder}") from None
+        raise Interrupted(f"{stop}; go on with: {go_on}") from None
     if weights is not None:
         write_atomic(folder / "model.safetensors", weights)
         write_atomic(folder / "architecture.json", _json(description["architecture"]))
@@ -110,14 +137,3 @@ class _Progress:
             beside.replace(self.path)
         except OSError:  # the display is no reason to end a run; a full disk shows at the next checkpoint
             pass
-
-
-def progress_of(folder: Path) -> dict[str, Any] | None:
-    """What a run last said of itself, None when it said nothing yet."""
-    try:
-        return json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-__all__: Sequence[str] = ["progress_of", "run"]

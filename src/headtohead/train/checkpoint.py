@@ -1,11 +1,12 @@
 """Checkpoints: exact, whole or absent, and never opened without their checksum.
 
-A checkpoint is a folder ``step-00000500`` of three files:
+A checkpoint is a folder ``step-00000500`` of three files, or four:
 
 - ``weights.safetensors``: parameters and persistent buffers, fp32;
 - ``optimizer.safetensors``: the optimizer's tensors by parameter name, and torch's random state;
-- ``state.json``: the step, the run's identity, the loop's own state, size and SHA-256 of the other two files,
-  and a SHA-256 of itself.
+- ``average.safetensors``: the mean of the weights so far, while a recipe's ``average_last`` takes it;
+- ``state.json``: the step, the run's identity, the loop's own state, size and SHA-256 of the other files, and a
+  SHA-256 of itself.
 
 The place in the data needs no file of its own: the batch of a step is a function of the step. The folder is
 made under another name, brought to the disk and renamed, so a process killed at any moment leaves whole
@@ -20,7 +21,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from headtohead.train.runtime import Notice, to_stderr
 FORMAT = 1
 KEPT = 2
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_AVERAGE = "average.safetensors"
 _RANDOM = "random_state"
 _UNFINISHED = ".unfinished-"
 
@@ -53,6 +55,7 @@ class Checkpoint:
     state: dict[str, Any]
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    average: dict[str, Tensor] = field(default_factory=dict)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Put the weights into ``model`` and, with ``optimizer``, its state and torch's random state too.
@@ -102,8 +105,11 @@ def save(
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
     state: Mapping[str, Any],
+    *,
+    average: Mapping[str, Tensor] | None = None,
+    keep: int = KEPT,
 ) -> Path:
-    """Write the checkpoint of ``step`` into ``folder``; keep it and the one before, delete the others.
+    """Write the checkpoint of ``step`` into ``folder``; keep the newest ``keep`` with it, delete the others.
 
     Raises:
         UserError: naming the file that could not be written (disk full, …); earlier ones are untouched.
@@ -115,6 +121,8 @@ def save(
             tensors[f"{slot}.{name}"] = value.detach().contiguous()
     weights = {name: tensor.detach().contiguous() for name, tensor in named_tensors(model).items()}
     contents = {_WEIGHTS: safetensors.torch.save(weights), _OPTIMIZER: safetensors.torch.save(tensors)}
+    if average:
+        contents[_AVERAGE] = safetensors.torch.save(dict(average))
     record = {
         "format": FORMAT,
         "step": step,
@@ -152,7 +160,7 @@ def save(
     # What is newer than this checkpoint was damaged, else the run would have gone on from there.
     earlier = [path for path in checkpoints(folder) if _step_of(path) < step]
     for path in checkpoints(folder):
-        if path != target and path not in earlier[: KEPT - 1]:
+        if path != target and path not in earlier[: keep - 1]:
             _discard(path)
     return target
 
@@ -166,16 +174,21 @@ def load(path: Path) -> Checkpoint:
     """
     record = _read_record(path)
     tensors: dict[str, dict[str, Tensor]] = {}
-    for name in (_WEIGHTS, _OPTIMIZER):
+    for name, expected in record["files"].items():
         content = _read(path / name)
-        expected = record["files"][name]
         if len(content) < expected["bytes"]:
             raise Damaged(f"{name} is cut short: {len(content)} of {expected['bytes']} bytes")
         if hashlib.sha256(content).hexdigest() != expected["sha256"]:
             raise Damaged(f"{name} was altered: its SHA-256 is not the one noted in {_STATE}")
         tensors[name] = safetensors.torch.load(content)
     return Checkpoint(
-        path, record["step"], record["identity"], record["state"], tensors[_WEIGHTS], tensors[_OPTIMIZER]
+        path,
+        record["step"],
+        record["identity"],
+        record["state"],
+        tensors[_WEIGHTS],
+        tensors[_OPTIMIZER],
+        tensors.get(_AVERAGE, {}),
     )
 
 

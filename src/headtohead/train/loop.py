@@ -23,21 +23,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headtohead.errors import UserError
 from headtohead.model.batch import Batch
 from headtohead.model.transformer import Transformer
 from headtohead.train import checkpoint
+from headtohead.train.averaging import Average
 from headtohead.train.compiling import compiled_or_eager
 from headtohead.train.metrics import MetricsFile
 from headtohead.train.nonfinite import NonFinite, first_nonfinite_layer, nonfinite_gradient
-from headtohead.train.optimizers import learning_rate, make_optimizer, set_learning_rate
+from headtohead.train.optimizers import make_optimizer, set_learning_rate
 from headtohead.train.recipe import Recipe
 from headtohead.train.runtime import Notice, Runtime, configure, to_stderr
+from headtohead.train.schedules import learning_rate
+from headtohead.train.watch import WINDOW, check_start, is_spike
 
 Evaluate = Callable[[Transformer, int], Mapping[str, Any]]
 OnProgress = Callable[[int, int, float, float], None]
+OnLine = Callable[[str, Mapping[str, Any]], None]
+
+BEST = "best"
+"""Folder of the run's best checkpoint, where ``recipe.keep_best`` keeps it; it outlives the others."""
 
 # These settle when a run is written down, not what it computes: they may change from one start to the next.
-_NOT_IDENTITY = ("checkpoint_every",)
+_NOT_IDENTITY = ("checkpoint_every", "keep_last", "keep_best")
 
 
 class Stopped(Exception):
@@ -60,6 +68,12 @@ class Progress:
     """Nats and supervised tokens since the last line of the metrics."""
     since_point: list[float] = field(default_factory=lambda: [0.0, 0.0])
     """The same since the last point of the learning curve."""
+    recent: list[float] = field(default_factory=list)
+    """Nats per supervised token of the last steps, by which a spike is known."""
+    spikes: list[dict[str, float]] = field(default_factory=list)
+    """Those since the last line of the metrics."""
+    best: float | None = None
+    """Fewest bits per byte of a point of the curve, the first weights left out."""
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("compile", "train", "evaluate", "checkpoint"), 0.0)
     )
@@ -68,13 +82,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run; its weights are in the model and in the last checkpoint."""
+    """A finished run; its weights are in the model and in the last checkpoint.
+
+    With ``recipe.average_last`` the model has the mean of the last weights, which the checkpoint holds beside the
+    weights of the last step; ``averaged`` says of which steps, and what the evaluation says of it.
+    """
 
     ledger: Any
     curve: list[dict[str, Any]]
     seconds: dict[str, float]
     runtime: Runtime
     checkpoint: Path
+    averaged: dict[str, Any] | None = None
 
 
 def objective(total: Tensor, weight: float) -> Tensor:
@@ -118,6 +137,9 @@ def train(
     evaluate: Evaluate | None = None,
     evaluate_at: Collection[int] = (),
     on_progress: OnProgress | None = None,
+    on_line: OnLine | None = None,
+    documents_of: Callable[[Any], Sequence[str]] = lambda batch: (),
+    fresh: bool = False,
     notice: Notice = to_stderr,
 ) -> Trained:
     """Train ``model`` by ``recipe`` in ``folder``, going on from the newest usable checkpoint there.
@@ -127,7 +149,8 @@ def train(
         batch_at: the micro-batches of a step, counted from 0; a function of the step alone, which is what
             makes the place in the data need no saving.
         recipe: with its ``steps`` settled.
-        folder: gets ``checkpoints/`` and ``metrics.jsonl``; the caller holds its lock.
+        folder: gets ``checkpoints/``, ``metrics.jsonl`` and, with ``recipe.keep_best``, ``best/``; the caller
+            holds its lock.
         ledger: counts what is consumed, ``add(batch, flops)``; goes through checkpoints by ``as_dict`` and
             ``from_dict``.
         flops_of: training FLOPs of a batch.
@@ -135,15 +158,21 @@ def train(
         evaluate: called after the steps in ``evaluate_at`` (0: before the first) with the model and the step;
             its results become a point of the learning curve. Random numbers it draws don't touch training.
         on_progress: called after each step with step, steps, seconds left, nats per supervised token.
+        on_line: called with "metrics" and each line of the metrics, with "point" and each point of the curve.
+        documents_of: names of the documents in a batch, to be told where a step isn't finite.
+        fresh: the weights are those of the init function, so the loss has to start at ln V (`watch`).
         notice: gets the one-line notices.
 
     Raises:
         NonFinite: a loss or gradient that isn't finite.
         Stopped: on SIGTERM or Ctrl-C, after a checkpoint.
-        UserError: a checkpoint of another run stands in ``folder``, or a file can't be written.
+        UserError: a checkpoint of another run stands in ``folder``, or a file can't be written; a fresh network
+            that doesn't start at ln V.
     """
     if recipe.steps is None:
         raise ValueError("the number of steps is not settled: use recipe.with_steps(n)")
+    if recipe.keep_best and (evaluate is None or not any(0 < at <= recipe.steps for at in evaluate_at)):
+        raise UserError("recipe.keep_best = true, but nothing is evaluated on the way: leave it out")
     runtime = configure(recipe, notice)
     if runtime.compiled:
         began = time.perf_counter()
@@ -156,7 +185,8 @@ def train(
         compiling = 0.0
     identity = identity_of(model, recipe, runtime, identity or {})
     saved = folder / "checkpoints"
-    checkpoint.sweep(saved)
+    for where in (saved, folder / BEST):
+        checkpoint.sweep(where)
     optimizer = make_optimizer(model, recipe)
     torch.manual_seed(recipe.seed)
     progress = Progress()
@@ -165,17 +195,26 @@ def train(
         last.restore(model, optimizer)
         progress = Progress(**last.state["progress"])
         ledger = type(ledger).from_dict(last.state["ledger"])
+    elif fresh:
+        check_start(model, batch_at(0), runtime)
+    average = Average(recipe, last.average if last else None)
     progress.seconds["compile"] += compiling
     last_path = last.path if last else None
     del last
     parameters = [p for p in model.parameters() if p.requires_grad]
 
-    def measure_point() -> None:
-        if evaluate is None or progress.step not in evaluate_at:
-            return
-        began = time.perf_counter()
+    def evaluated() -> Mapping[str, Any]:
+        if evaluate is None:
+            return {}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            results = evaluate(model, progress.step)
+            return evaluate(model, progress.step)
+
+    def measure_point() -> bool:
+        """Whether the point is the best so far, and its checkpoint is to be kept."""
+        if evaluate is None or progress.step not in evaluate_at:
+            return False
+        began = time.perf_counter()
+        results = evaluated()
         counts = ledger.as_dict()
         nats, weight = progress.since_point
         progress.curve.append(
@@ -188,13 +227,31 @@ def train(
             }
         )
         progress.since_point = [0.0, 0.0]
+        if on_line:
+            on_line("point", progress.curve[-1])
         progress.seconds["evaluate"] += time.perf_counter() - began
+        if not (recipe.keep_best and progress.step):
+            return False
+        bits = mean_bits_per_byte(results)
+        if progress.best is not None and progress.best <= bits:
+            return False
+        progress.best = bits
+        return True
 
-    def save() -> Path:
+    def save(where: Path, keep: int) -> Path:
         began = time.perf_counter()
         metrics.sync()
         state = {"progress": vars(progress), "ledger": ledger.as_dict()}
-        path = checkpoint.save(saved, progress.step, model, optimizer, identity, state)
+        path = checkpoint.save(
+            where,
+            progress.step,
+            model,
+            optimizer,
+            identity,
+            state,
+            average=average.tensors,
+            keep=keep,
+        )
         progress.seconds["checkpoint"] += time.perf_counter() - began
         return path
 
@@ -211,40 +268,66 @@ def train(
             nats, weight = backward(model, batches, recipe.z_loss, runtime)
             norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip))
             if not (math.isfinite(nats) and math.isfinite(norm)):
-                raise NonFinite(progress.step + 1, _blame(model, batches, nats, runtime), last_path)
+                names = tuple(dict.fromkeys(name for batch in batches for name in documents_of(batch)))
+                raise NonFinite(progress.step + 1, _blame(model, batches, nats, runtime), last_path, names)
             optimizer.step()
             for batch in batches:
                 ledger.add(batch, flops_of(batch))
             progress.step += 1
+            average.add(progress.step, checkpoint.named_tensors(model))
             for sums in (progress.since_log, progress.since_point):
                 sums[0] += nats
                 sums[1] += weight
+            if is_spike(progress.recent, nats / weight):
+                progress.spikes.append({"step": progress.step, "nats": nats / weight})
+            progress.recent = [*progress.recent, nats / weight][-WINDOW:]
             progress.seconds["train"] += time.perf_counter() - began
 
             if progress.step % recipe.log_every == 0 or progress.step == recipe.steps:
                 counts = ledger.as_dict()
-                metrics.append(
-                    {
-                        "step": progress.step,
-                        "tokens": counts["tokens_shown"],
-                        "flops": counts["flops"],
-                        "nats": progress.since_log[0] / progress.since_log[1],
-                        "grad_norm": norm,
-                        "learning_rate": rate,
-                        "seconds": round(progress.seconds["train"], 3),
-                    }
-                )
-                progress.since_log = [0.0, 0.0]
-            measure_point()
+                line = {
+                    "step": progress.step,
+                    "tokens": counts["tokens_shown"],
+                    "flops": counts["flops"],
+                    "nats": progress.since_log[0] / progress.since_log[1],
+                    "grad_norm": norm,
+                    "learning_rate": rate,
+                    "seconds": round(progress.seconds["train"], 3),
+                    **({"spikes": progress.spikes} if progress.spikes else {}),
+                }
+                metrics.append(line)
+                progress.since_log, progress.spikes = [0.0, 0.0], []
+                if on_line:
+                    on_line("metrics", line)
+            if measure_point():
+                save(folder / BEST, keep=1)
             stop = asked() if progress.step < recipe.steps else None
             if progress.step % recipe.checkpoint_every == 0 or progress.step == recipe.steps or stop:
-                last_path = save()
+                last_path = save(saved, recipe.keep_last)
             if on_progress:
                 on_progress(progress.step, recipe.steps, clock.left(progress), nats / weight)
             if stop:
                 raise Stopped(progress.step, stop)
     assert last_path is not None
-    return Trained(ledger, progress.curve, progress.seconds, runtime, last_path)
+    averaged = None
+    if average.steps:
+        average.put(checkpoint.named_tensors(model))
+        averaged = {"steps": list(average.steps), **evaluated()}
+    return Trained(ledger, progress.curve, progress.seconds, runtime, last_path, averaged)
+
+
+def mean_bits_per_byte(results: Mapping[str, Any]) -> float:
+    """What an evaluation is judged by: its ``bits_per_byte``, of several regions their mean.
+
+    Raises:
+        UserError: it has none.
+    """
+    found = results.get("bits_per_byte")
+    if isinstance(found, Mapping):
+        found = sum(found.values()) / len(found) if found else None
+    if found is None:
+        raise UserError("recipe.keep_best = true needs an evaluation that tells bits per byte: leave it out")
+    return float(found)
 
 
 def identity_of(

@@ -20,15 +20,13 @@ from headtohead.model.architecture import Architecture
 from headtohead.model.attention import Attention
 from headtohead.model.batch import Tokens
 from headtohead.model.blocks import MLP
-from headtohead.model.budget import parameters, places
-from headtohead.model.loss import PLACES_AT_ONCE
+from headtohead.model.budget import PLACES_AT_ONCE, parameters, places
 from headtohead.model.transformer import Transformer
 from headtohead.model.visibility import INPUT, OUTPUT
+from headtohead.train.optimizers import Keeping, kept
 
 Precision = Literal["fp32", "bf16"]
 Part = Literal["attention", "feed-forward", "rest"]
-MOMENTS = {"adamw": 2}
-"""Numbers of fp32 that an optimizer keeps for each parameter."""
 
 
 def training_memory(
@@ -37,7 +35,7 @@ def training_memory(
     input: int,
     output: int,
     precision: Precision = "fp32",
-    optimizer: str = "adamw",
+    optimizer: Keeping = "adamw",
 ) -> dict[str, int]:
     """Bytes by part, of one micro-batch of `rows` examples of so many input and output places.
 
@@ -47,9 +45,10 @@ def training_memory(
     little beside what it frees.)
     """
     count = parameters(a)["total"]
-    found = {"weights": 4 * count, "gradients": 4 * count, "optimizer": 4 * count * MOMENTS[optimizer]}
     with FakeTensorMode():
-        saved = saved_bytes(Transformer(a), example(a, rows, input, output), precision)
+        model = Transformer(a)
+        found = {"weights": 4 * count, "gradients": 4 * count, "optimizer": 4 * kept(model, optimizer)}
+        saved = saved_bytes(model, example(a, rows, input, output), precision)
     supervised = rows * output
     width = 2 if precision == "bf16" else 4
     last = a.width(a.output_stream).d_model

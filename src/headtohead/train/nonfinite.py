@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+NAMED = 8
+"""How many documents of a batch are named in one line; all are in `NonFinite.documents`."""
 
 
 class NonFinite(Exception):
@@ -19,12 +22,17 @@ class NonFinite(Exception):
         layer: the first module, in forward order, whose output is not finite; "loss" when all outputs are and
             the loss is not; the parameter with the non-finite gradient when the whole forward pass is finite.
         last_checkpoint: folder of the newest checkpoint of this run, or None.
+        documents: names of the documents in the step's batch, where they are known.
     """
 
-    def __init__(self, step: int, layer: str, last_checkpoint: Path | None) -> None:
-        self.step, self.layer, self.last_checkpoint = step, layer, last_checkpoint
+    def __init__(
+        self, step: int, layer: str, last_checkpoint: Path | None, documents: Sequence[str] = ()
+    ) -> None:
+        self.step, self.layer, self.last_checkpoint, self.documents = step, layer, last_checkpoint, documents
         good = f"the last good checkpoint is {last_checkpoint}" if last_checkpoint else "no checkpoint yet"
-        super().__init__(f"the loss is not finite at step {step}, first in {layer}; {good}")
+        more = f" and {len(documents) - NAMED} more" if len(documents) > NAMED else ""
+        shown = f"; its batch is of {', '.join(documents[:NAMED])}{more}" if documents else ""
+        super().__init__(f"the loss is not finite at step {step}, first in {layer}{shown}; {good}")
 
 
 class _Found(Exception):

@@ -1,29 +1,21 @@
-"""AdamW, its one rule for weight decay, and the schedule of the learning rate."""
+"""The optimizers of a recipe, and the one rule for weight decay that all of them use."""
 
 from __future__ import annotations
 
-import math
+from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
-from headtohead.model.blocks import is_table
+from headtohead.model.attention import Attention
+from headtohead.model.blocks import MLP, is_table
 from headtohead.model.transformer import Transformer
+from headtohead.train.adafactor import Adafactor
+from headtohead.train.muon import MuonWithAdamW
 from headtohead.train.recipe import Recipe
 
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Learning rate of update number ``step``, counted from 1 to ``recipe.steps``.
-
-    Linear from 0 over the warm-up, so that update ``warmup_steps`` is made at the peak, then a cosine
-    (Loshchilov & Hutter 2017, without restarts) that is at ``final_fraction`` of the peak in the last one.
-    """
-    if recipe.steps is None:
-        raise ValueError("the number of steps is not settled: use recipe.with_steps(n)")
-    if step <= recipe.warmup_steps:
-        return recipe.learning_rate * step / recipe.warmup_steps
-    progress = (step - recipe.warmup_steps) / (recipe.steps - recipe.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    return recipe.learning_rate * (recipe.final_fraction + (1 - recipe.final_fraction) * cosine)
+Keeping = Literal["adamw", "muon", "adafactor", "adafactor-factored"]
+"""Optimizers by what they keep."""
 
 
 def decayed(model: Transformer) -> dict[str, bool]:
@@ -31,7 +23,7 @@ def decayed(model: Transformer) -> dict[str, bool]:
 
     Hidden matrices yes. Not the vectors (norm weights, biases), whose natural size is not 0, and not the
     tables whose rows are looked up or make logits: a rare token's row gets little gradient for many steps and
-    would only shrink.
+    would only shrink. Muon is for the same matrices: what it does to a matrix means nothing for a table.
     """
     return {
         name: parameter.ndim >= 2 and not is_table(name)
@@ -40,19 +32,57 @@ def decayed(model: Transformer) -> dict[str, bool]:
     }
 
 
-def make_optimizer(model: Transformer, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) over the two groups of ``decayed``; the loop sets the rate."""
+def stacked(model: nn.Module) -> dict[Tensor, int]:
+    """The parameters in which several matrices of equal size lie one below another, and how many: keys and values,
+    gate and up. An optimizer that looks at a matrix as a whole looks at each of them.
+    """
+    found: dict[Tensor, int] = {}
+    for module in model.modules():
+        if isinstance(module, Attention):
+            found[module.key_value.weight] = 2
+        elif isinstance(module, MLP) and module.gated:
+            found[module.gate_up.weight] = 2
+    return found
+
+
+def make_optimizer(model: Transformer, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the two groups of ``decayed``; the loop sets the rate.
+
+    AdamW is Loshchilov & Hutter's (arXiv 1711.05101).
+    """
     rule = decayed(model)
     parameters = dict(model.named_parameters())
-    groups = [
-        {
-            "params": [parameters[name] for name, decays in rule.items() if decays is wanted],
-            "weight_decay": recipe.weight_decay if wanted else 0.0,
-        }
-        for wanted in (True, False)
+    hidden, others = (
+        [parameters[n] for n, decays in rule.items() if decays is wanted] for wanted in (True, False)
+    )
+    if recipe.optimizer == "muon":
+        return MuonWithAdamW(
+            hidden,
+            others,
+            recipe.learning_rate,
+            momentum=recipe.momentum,
+            betas=recipe.betas,
+            eps=recipe.eps,
+            weight_decay=recipe.weight_decay,
+            stacked=stacked(model),
+        )
+    groups: list[dict[str, Any]] = [
+        {"params": some, "weight_decay": weight_decay}
+        for some, weight_decay in ((hidden, recipe.weight_decay), (others, 0.0))
+        if some
     ]
+    if recipe.optimizer == "adafactor":
+        return Adafactor(
+            groups,
+            recipe.learning_rate,
+            decay=recipe.second_moment_decay,
+            factored=recipe.factored,
+            parameter_scale=recipe.parameter_scale,
+            clip=recipe.update_clip,
+            stacked=stacked(model),
+        )
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=recipe.learning_rate,
         betas=recipe.betas,
         eps=recipe.eps,
@@ -65,3 +95,22 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     """The learning rate of all groups, from the next update on."""
     for group in optimizer.param_groups:
         group["lr"] = value
+
+
+def kept(model: Transformer, optimizer: Keeping) -> int:
+    """How many numbers an optimizer keeps for all parameters of a network, its counters of steps left out.
+
+    AdamW two for each; Muon one for each weight of a hidden matrix; Adafactor one for each, or factored one for
+    each row and column of a matrix.
+    """
+    rule, parts = decayed(model), stacked(model)
+    parameters = dict(model.named_parameters())
+
+    def of(name: str) -> int:
+        parameter = parameters[name]
+        if optimizer == "adafactor-factored" and parameter.ndim > 1:
+            return parameter.shape[0] + parts.get(parameter, 1) * parameter.shape[1]
+        single = optimizer.startswith("adafactor") or (optimizer == "muon" and rule[name])
+        return parameter.numel() * (1 if single else 2)
+
+    return sum(of(name) for name in rule)
