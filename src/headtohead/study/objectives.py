@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from headtohead.data.objectives import KINDS, Codes, Objective, objective
 from headtohead.data.sense import senseless
-from headtohead.data.shards import Example
+from headtohead.data.shards import SPECIALS, Example
 from headtohead.data.tokenizers import ByteTokenizer
 from headtohead.model.architecture import Architecture
 from headtohead.model.presets import architecture
@@ -26,6 +27,23 @@ NETWORKS = {
 }
 """A network of each kind that the table has a column for."""
 WINDOW = "Fellow citizens, we meet again. The work is not done."
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "prefix": ({}, {"split": "random"}),
+    "masked": ({}, {"rate": 0.3, "replace": "mask"}, {"rate": 0.3, "replace": "mask", "whole_words": True}),
+    "glm": ({}, {"spans": "sentences"}, {"spans": "document"}),
+    "bart": (
+        {},
+        {"mask": 0.0},
+        {"permute": False, "rotate": True, "mask": 0.0},
+        {"permute": False, "delete": 0.3, "mask": 0.0},
+        {"permute": False, "mask": 0.3, "masks": "tokens"},
+        {"permute": False, "mask": 0.3},
+    ),
+    "gap-sentences": ({}, {"score": "lcs", "blanks": False}),
+}
+"""The settings that are shown at work, where the ones of itself are not enough."""
+SEEDS = 64
+"""How many are tried for the ways of a mixture."""
 
 
 def sense(networks: Mapping[str, Architecture]) -> tuple[dict[str, list[str]], list[str]]:
@@ -99,7 +117,7 @@ def page() -> str:
         "",
     ]
     for kind, made in KINDS.items():
-        lines += ["", f"## {kind}", "", *_text(made), "", *_example(objective(kind)), ""]
+        lines += ["", f"## {kind}", "", *_text(made), "", *_examples(kind), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -117,14 +135,38 @@ def _value(default: object) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
-def _example(one: Objective) -> list[str]:
+def _examples(kind: str) -> list[str]:
+    """Each variant at work; of a mixture, the first seed's that comes out each way."""
+    found: list[str] = []
+    for settings in VARIANTS.get(kind, ({},)):
+        one = objective({"kind": kind, **settings})
+        ways: dict[str, list[str]] = {}
+        for seed in range(SEEDS) if "seed" in type(one).model_fields else (None,):
+            drawn = one if seed is None else one.model_copy(update={"seed": seed})
+            mode, lines = _example(drawn)
+            ways.setdefault(mode, [_named(settings, seed), "", *lines, ""])
+        found += [line for lines in ways.values() for line in lines]
+    return found[:-1]
+
+
+def _named(settings: Mapping[str, Any], seed: int | None) -> str:
+    """What is not as it is when nothing is said."""
+    told = [f"`{name}` = {_value(value)}" for name, value in settings.items()]
+    told += [f"`seed` = {seed}"] if seed else []
+    return f"With {', '.join(told)}:" if told else "As it is:"
+
+
+def _example(one: Objective) -> tuple[str, list[str]]:
+    """The mode token that the input begins with, and the example."""
     tokenizer = ByteTokenizer(one.specials(len(WINDOW)))
     e = one.make(WINDOW, tokenizer.encode_many(one.texts(WINDOW)), Codes(tokenizer)).example(0, one.region)
-    rows = [("window", WINDOW), ("input", _shown(tokenizer, e.input.tolist()))]
+    first = tokenizer.vocabulary - len(tokenizer.extra)
+    mode = tokenizer.extra[e.mode - first] if e.mode >= first else SPECIALS[e.mode]
+    rows = [("window", WINDOW), ("mode", mode), ("input", _shown(tokenizer, e.input.tolist()))]
     if len(e.shown):
         rows.append(("output part", _shown(tokenizer, e.shown.tolist())))
     rows.append(("answers" if one.in_place else "output", _answers(tokenizer, e)))
-    return ["```", *(f"{name:12}{text}" for name, text in rows), "```"]
+    return mode, ["```", *(f"{name:12}{text}" for name, text in rows), "```"]
 
 
 def _shown(tokenizer: ByteTokenizer, ids: Sequence[int]) -> str:
