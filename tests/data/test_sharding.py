@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.test_trouble import disk
 
 from headtohead import cli
 from headtohead.data import sources
@@ -295,6 +296,27 @@ def test_a_file_altered_is_found_by_verify_and_one_cut_short_at_once(tmp_path: P
     file.write_bytes(there[:-1])
     with pytest.raises(UserError, match=rf"has {len(there) - 1} bytes where {len(there)} were written"):
         Sharded.open(tmp_path / "out")
+
+
+def test_a_full_disk_is_told_and_loses_no_shard(tmp_path: Path) -> None:
+    text = lines(tmp_path / "text.jsonl", 1500)
+    small = {**SMALL, "shard_bytes": 100_000}
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    out.mkdir()
+    with disk(out, "size=800k") as mounted:
+        if not mounted:
+            pytest.skip("no disk may be mounted here")
+        with pytest.raises(UserError, match="no space left on the disk"):
+            shard([files_source([text])], Sharding(**small), out)
+        kept = contents(out)
+        assert not [name for name in kept if "unfinished" in name]
+        assert sum(name.endswith("shard.json") for name in kept) >= 1
+        subprocess.run(["mount", "-o", "remount,size=64m", str(out)], check=True)
+        shard([files_source([text])], Sharding(**small), out)
+        shard([files_source([text])], Sharding(**small), whole)
+        made = contents(out)
+        assert made == contents(whole)
+        assert {name: made[name] for name in kept} == kept
 
 
 BAD = {

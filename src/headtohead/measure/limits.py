@@ -13,21 +13,19 @@ PEAK_SIDES = (1024, 1536, 2048)
 """Square products of these sides are tried: large enough to be bound by arithmetic, small enough for seconds."""
 
 
-def matmul_peak(dtype: torch.dtype = torch.bfloat16, seconds: float = 0.6, device: str = "cpu") -> float:
-    """FLOP/s of the fastest square matrix product seen in about `seconds`, with the threads torch has now.
+def matmul_peak(dtype: torch.dtype = torch.bfloat16, seconds: float = 0.6) -> float:
+    """FLOP/s of the fastest square matrix product of the CPU seen in about `seconds`, with the threads torch has now.
 
     2n³ FLOPs each. The fastest counts, not the mean: on a shared machine the others measure the neighbours.
     """
     best = 0.0
     for side in PEAK_SIDES:
-        a, b = (torch.randn(side, side).to(device, dtype) for _ in range(2))
+        a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
         torch.mm(a, b)
         end = time.perf_counter() + seconds / len(PEAK_SIDES)
         while True:
-            _settle(device)
             began = time.perf_counter()
             torch.mm(a, b)
-            _settle(device)
             now = time.perf_counter()
             best = max(best, 2 * side**3 / (now - began))
             if now > end:
@@ -48,8 +46,3 @@ def peak_memory() -> int:
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _settle(device: str) -> None:
-    if device != "cpu":
-        torch.accelerator.synchronize()
