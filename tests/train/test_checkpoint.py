@@ -19,6 +19,7 @@ from tests.train import small
 from headtohead.errors import UserError
 from headtohead.model.transformer import Transformer
 from headtohead.train import checkpoint
+from headtohead.train.staging import digest_of
 
 
 def cut(path: Path) -> None:
@@ -232,7 +233,7 @@ def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
     record = json.loads((path / "state.json").read_text())
     del record["sha256"]
     record["format"] = 3
-    (path / "state.json").write_text(json.dumps({**record, "sha256": checkpoint._digest(record)}))
+    (path / "state.json").write_text(json.dumps({**record, "sha256": digest_of(record)}))
     with pytest.raises(UserError, match="is a checkpoint of format 3: this version reads 1 and 2"):
         checkpoint.latest(tmp_path)
 

@@ -131,14 +131,14 @@ def trained(
     """
     recipe = Recipe.model_validate(description["recipe"])
     runtime = configure(recipe, lambda line: None)  # what the machine lacks is told once, by the loop
-    data = _Data(folder, description)
+    data = team.together(lambda: _Data(folder, description))
     network = Architecture.model_validate(description["architecture"])
     layout = Layout(network, description["supervise"], data.row, data.side)
     evaluation = description["evaluation"]
     longer = Layout(network, description["supervise"], evaluation["row"], evaluation["side"])
     model = built(network, recipe.seed, recipe, team, torch.device(runtime.device))
     if "initial" in description:
-        _put_initial(model, folder, description["initial"])
+        team.together(lambda: _put_initial(model, folder, description["initial"]))
     identity = {
         "version": description["version"],
         "commit": description.get("commit"),

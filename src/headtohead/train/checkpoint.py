@@ -19,13 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import safetensors.torch
@@ -37,12 +33,12 @@ from headtohead.files import explain_os_error
 from headtohead.train.devices import RANDOM, random_states, set_random_states
 from headtohead.train.parallel import ALONE, Team, is_sharded, write
 from headtohead.train.runtime import Notice, to_stderr
+from headtohead.train.staging import STATE, Stage, checkpoints, digest_of
 
 FORMAT, SHARDED = 1, 2
 KEPT = 2
-_WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_WEIGHTS, _OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 _AVERAGE = "average.safetensors"
-_UNFINISHED = ".unfinished-"
 
 
 class Damaged(Exception):
@@ -124,12 +120,6 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         unique.setdefault(id(tensor), (name, tensor))
     return dict(unique.values())
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, newest first, not yet verified."""
-    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
-    return sorted(found, key=_step_of, reverse=True)
 
 
 def save(
@@ -218,59 +208,6 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-class Stage:
-    """A checkpoint in the making: under another name until it is whole, gone when making it fails.
-
-    ``begin``, then the files, then ``finish``, within the context, which makes one line of a full disk.
-    """
-
-    def __init__(self, folder: Path, step: int, keep: int) -> None:
-        self.folder, self.step, self.keep = folder, step, keep
-        self.target = folder / f"step-{step:08d}"
-        self.unfinished = folder / f"{_UNFINISHED}{self.target.name}"
-        self._writing = self.target
-
-    def begin(self) -> None:
-        """An empty folder under the other name."""
-        self._writing = self.unfinished
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.unfinished.exists():
-            shutil.rmtree(self.unfinished)
-        self.unfinished.mkdir()
-
-    def write(self, name: str, content: bytes) -> None:
-        """One file, on the disk when this returns."""
-        self._writing = self.target / name
-        _write_synced(self.unfinished / name, content)
-
-    def finish(self, record: Mapping[str, Any]) -> None:
-        """``state.json``, and the checkpoint is there; of older ones, those that are not to be kept are deleted."""
-        self.write(_STATE, json.dumps({**record, "sha256": _digest(record)}, indent=1).encode())
-        self._writing = self.target
-        sync_folder(self.unfinished)
-        _discard(self.target)  # there only when it is damaged: the run went on from before it
-        os.rename(self.unfinished, self.target)
-        sync_folder(self.folder)
-        # What is newer than this checkpoint was damaged, else the run would have gone on from there.
-        earlier = [path for path in checkpoints(self.folder) if _step_of(path) < self.step]
-        for path in checkpoints(self.folder):
-            if path != self.target and path not in earlier[: self.keep - 1]:
-                _discard(path)
-
-    def __enter__(self) -> Stage:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError):
-            shutil.rmtree(self.unfinished, ignore_errors=True)
-            raise UserError(
-                f"cannot write the checkpoint {self._writing}: {explain_os_error(error)}; "
-                "earlier checkpoints are untouched"
-            ) from error
-
-
 def load(path: Path, team: Team = ALONE) -> Saved:
     """The checkpoint at ``path``, verified byte for byte, whoever wrote it.
 
@@ -289,7 +226,7 @@ def load(path: Path, team: Team = ALONE) -> Saved:
         if len(content) < expected["bytes"]:
             raise Damaged(f"{name} is cut short: {len(content)} of {expected['bytes']} bytes")
         if hashlib.sha256(content).hexdigest() != expected["sha256"]:
-            raise Damaged(f"{name} was altered: its SHA-256 is not the one noted in {_STATE}")
+            raise Damaged(f"{name} was altered: its SHA-256 is not the one noted in {STATE}")
         tensors[name] = safetensors.torch.load(content)
     return Checkpoint(
         path,
@@ -337,12 +274,6 @@ def latest(
     return found
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-made in ``folder``."""
-    for path in folder.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
     """Where two JSON values differ, by dotted key: ``recipe.threads: 1 there, 2 here``."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -364,27 +295,19 @@ def _check_identity(path: Path, there: Mapping[str, Any], here: Mapping[str, Any
 
 def read_record(path: Path) -> dict[str, Any]:
     """``state.json``, verified by its own checksum."""
-    content = _read(path / _STATE)
+    content = _read(path / STATE)
     try:
         record = json.loads(content)
         noted = record.pop("sha256")
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise Damaged(f"{_STATE} is cut short or altered: not what was written") from None
-    if noted != _digest(record):
-        raise Damaged(f"{_STATE} was altered: it is not what its SHA-256 says")
+        raise Damaged(f"{STATE} is cut short or altered: not what was written") from None
+    if noted != digest_of(record):
+        raise Damaged(f"{STATE} was altered: it is not what its SHA-256 says")
     if record["format"] not in (FORMAT, SHARDED):
         raise UserError(
             f"{path} is a checkpoint of format {record['format']}: this version reads {FORMAT} and {SHARDED}"
         )
     return record
-
-
-def _digest(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
 
 
 def _read(path: Path) -> bytes:
@@ -394,28 +317,3 @@ def _read(path: Path) -> bytes:
         raise Damaged(f"{path.name} is missing") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {explain_os_error(error)}") from error
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _discard(path: Path) -> None:
-    """Delete a checkpoint, first out of sight: half a checkpoint must never look like one."""
-    if path.exists():
-        hidden = path.with_name(f"{_UNFINISHED}old-{path.name}")
-        shutil.rmtree(hidden, ignore_errors=True)
-        os.rename(path, hidden)
-        shutil.rmtree(hidden, ignore_errors=True)

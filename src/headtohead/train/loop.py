@@ -11,11 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +31,12 @@ from headtohead.train.metrics import MetricsFile
 from headtohead.train.nonfinite import NonFinite, first_nonfinite_layer, nonfinite_gradient
 from headtohead.train.optimizers import make_optimizer, set_learning_rate
 from headtohead.train.parallel import ALONE, Team, clip_
+from headtohead.train.progress import Clock, Progress
 from headtohead.train.recipe import Recipe
 from headtohead.train.runtime import Notice, Runtime, configure, to_stderr
 from headtohead.train.schedules import learning_rate
+from headtohead.train.staging import sweep
+from headtohead.train.stopping import Stopped, stop_signals
 from headtohead.train.watch import WINDOW, check_start, is_spike
 
 Evaluate = Callable[[Transformer, int], Mapping[str, Any]]
@@ -49,45 +49,6 @@ BEST = "best"
 # These settle when a run is written down, not what it computes: they may change from one start to the next.
 # Nor is the number of processes: it changes in which order a sum is made, not what is summed.
 _NOT_IDENTITY = ("checkpoint_every", "keep_last", "keep_best", "device", "parallel")
-
-
-class Stopped(Exception):
-    """The run was asked to end (SIGTERM, Ctrl-C) and did, after a checkpoint of the step it had reached."""
-
-    def __init__(self, step: int, signal_number: int) -> None:
-        self.step, self.signal_number = step, signal_number
-        name = signal.Signals(signal_number).name
-        super().__init__(f"stopped by {name} after step {step}, checkpoint written")
-
-
-@dataclass
-class Progress:
-    """The loop's own state, as it stands in a checkpoint."""
-
-    step: int = 0
-    """Updates made."""
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    since_log: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """Nats and supervised tokens since the last line of the metrics."""
-    since_point: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """The same since the last point of the learning curve."""
-    recent: list[float] = field(default_factory=list)
-    """Nats per supervised token of the last steps, by which a spike is known."""
-    spikes: list[dict[str, float]] = field(default_factory=list)
-    """Those since the last line of the metrics."""
-    best: float | None = None
-    """Fewest bits per byte of a point of the curve, the first weights left out."""
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("compile", "train", "evaluate", "checkpoint"), 0.0)
-    )
-    """Wall time by what it went into, over all starts of the run."""
-    ranks: list[list[int]] = field(default_factory=list)
-    """From which step on how many processes shared the run: [[0, 2], [500, 4]]; empty for one from first to last."""
-
-    def by_ranks(self, team: Team) -> None:
-        """Note how many go on from here, where it isn't what it was."""
-        if team.size != (self.ranks[-1][1] if self.ranks else 1):
-            self.ranks.append([self.step, team.size])
 
 
 @dataclass(frozen=True)
@@ -197,7 +158,7 @@ def train(
     identity = identity_of(model, recipe, runtime, identity or {})
     saved = folder / "checkpoints"
     for where in (saved, folder / BEST) if team.leads else ():
-        checkpoint.sweep(where)
+        sweep(where)
     optimizer = make_optimizer(model, recipe)
     torch.manual_seed(recipe.seed)
     progress = Progress()
@@ -272,10 +233,10 @@ def train(
 
     with (
         MetricsFile(folder / "metrics.jsonl" if team.leads else None, progress.step) as metrics,
-        _stop_signals(team) as asked,
+        stop_signals(team) as asked,
         ahead(batch_at, model.device, recipe.steps) as batches_ahead,
     ):
-        clock = _Clock(recipe.steps, evaluate_at if evaluate else ())
+        clock = Clock(recipe.steps, evaluate_at if evaluate else ())
         if progress.step == 0:
             measure_point()
         while progress.step < recipe.steps:
@@ -385,7 +346,7 @@ def identity_of(
         **more,
         "architecture": hashlib.sha256(network.encode()).hexdigest(),
         "recipe": {k: v for k, v in recipe.model_dump(mode="json").items() if k not in _NOT_IDENTITY},
-        "runtime": vars(runtime),
+        "runtime": runtime.identity,
     }
 
 
@@ -398,51 +359,3 @@ def _blame(model: Transformer, batches: Sequence[Batch], nats: float, runtime: R
         if found:
             return found[0]
     return "loss" if not math.isfinite(nats) else team.gather(nonfinite_gradient(model))[0]
-
-
-@contextmanager
-def _stop_signals(team: Team) -> Iterator[Callable[[], int | None]]:
-    """A first SIGTERM or Ctrl-C, as an answer between steps; a second Ctrl-C ends the run at once.
-
-    Not that of a team: to its ranks torchrun passes the one Ctrl-C on that they had themselves.
-    """
-    received: list[int] = []
-
-    def receive(number: int, frame: object) -> None:
-        if received and number == signal.SIGINT and team.size == 1:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    former: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # only there may Python set handlers
-        former = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: received[0] if received else None
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-class _Clock:
-    """Seconds left: what remains of steps and evaluations, at the pace they have had since this start."""
-
-    def __init__(self, steps: int, evaluate_at: Collection[int]) -> None:
-        self._steps = steps
-        self._evaluate_at = sorted(at for at in evaluate_at if at <= steps)
-        self._before: dict[str, float] | None = None
-        self._per_step = 0.0
-        self._per_point = 0.0
-
-    def left(self, progress: Progress) -> float:
-        """To be asked after every step."""
-        now = dict(progress.seconds)
-        before, self._before = self._before, now
-        if before is None:
-            self._per_step = now["train"] / progress.step
-            self._per_point = now["evaluate"] / max(1, len(progress.curve))
-        else:
-            # The machine is shared and its pace changes: the last fifty steps or so count most.
-            self._per_step += 0.02 * (now["train"] - before["train"] - self._per_step)
-            self._per_point = max(self._per_point, now["evaluate"] - before["evaluate"])
-        due = sum(at > progress.step for at in self._evaluate_at)
-        return self._per_step * (self._steps - progress.step) + self._per_point * due

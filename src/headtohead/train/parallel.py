@@ -120,17 +120,9 @@ class Team:
     def prepare(self, model: Transformer, recipe: Recipe, runtime: Runtime) -> None:
         """Put the network on the device, whole or in parts, choose what is compiled and what is computed twice, and
         join the team's gradients.
-
-        Raises:
-            UserError: an optimizer that can't do with parts.
         """
         device = torch.device(runtime.device)
         sharded = self.size > 1 and recipe.parallel == "fsdp"
-        if sharded and recipe.optimizer != "adamw":
-            raise UserError(
-                f'optimizer = "{recipe.optimizer}" looks at whole matrices, of which each process has a part with '
-                'parallel = "fsdp": use optimizer = "adamw", or parallel = "ddp"'
-            )
         if sharded:
             from headtohead.train.engines import shard
 

@@ -95,7 +95,8 @@ class Recipe(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What computes: CUDA where there is one, else the CPU. Under ``torchrun`` each process has one of its own."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """How ``torchrun``'s processes share the work: each has the whole network (DDP) or a part of it (FSDP2)."""
+    """How ``torchrun``'s processes share the work: each has the whole network (DDP) or a part of it (FSDP2; adamw
+    alone, since the others look at whole matrices)."""
     checkpoint_every: Count = 500
     """Steps from one checkpoint to the next."""
     keep_last: Count = 2
@@ -138,6 +139,11 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"micro_batches = {self.micro_batches} does not divide rows_per_step = {self.rows_per_step}"
             )
+        if self.parallel == "fsdp" and self.optimizer != "adamw":
+            raise ValueError(
+                f"optimizer = '{self.optimizer}' looks at whole matrices, of which each process has a part with "
+                "parallel = 'fsdp': set optimizer = 'adamw', or parallel = 'ddp'"
+            )
         if self.steps is None:
             return self
         if self.warmup_steps > self.steps:
@@ -173,7 +179,10 @@ class Recipe(BaseModel):
         """
         mine = {*OPTIMIZER_KEYS[self.optimizer], *SCHEDULE_KEYS[self.schedule]}
         whose = {key for table in (OPTIMIZER_KEYS, SCHEDULE_KEYS) for some in table.values() for key in some}
-        later = ("optimizer", "schedule", "keep_last", "keep_best", "average_last", "average_every")
+        later = (
+            *("optimizer", "schedule", "keep_last", "keep_best", "average_last", "average_every"),
+            *("activation_checkpointing", "device", "parallel"),
+        )
         fields = type(self).model_fields
         return {
             key: value

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -42,6 +42,11 @@ class Runtime:
     """Type of what it is computed on: "cpu" or "cuda", the current one."""
     simd: str | None = None
     """Vector instructions that a compiled network uses; known once it is compiled."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it makes a run this run; a CPU is not named, as before there was anything else."""
+        return {key: value for key, value in vars(self).items() if (key, value) != ("device", "cpu")}
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass: bf16 matrix products over fp32 master weights, or nothing."""

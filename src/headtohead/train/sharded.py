@@ -30,11 +30,9 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from headtohead.errors import UserError
 from headtohead.files import sha256_of
-from headtohead.train import checkpoint
 from headtohead.train.checkpoint import (
     SHARDED,
     Damaged,
-    Stage,
     device_of,
     named_state,
     named_tensors,
@@ -42,6 +40,7 @@ from headtohead.train.checkpoint import (
 )
 from headtohead.train.devices import RANDOM, random_states, set_random_states
 from headtohead.train.parallel import Team
+from headtohead.train.staging import Stage, sync_folder
 
 WEIGHTS, OPTIMIZER, AVERAGE = "weights", "optimizer", "average"
 
@@ -148,7 +147,7 @@ def save(
         if team.leads:
             with stage:
                 for part in parts:
-                    checkpoint.sync_folder(stage.unfinished / part)
+                    sync_folder(stage.unfinished / part)
                 stage.finish(
                     {
                         "format": SHARDED,
