@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
+from torch.nn.attention.flex_attention import BlockMask
 
 from headtohead.model.architecture import Architecture, Read, Stream
 from headtohead.model.batch import wide
+from headtohead.model.flex import attend_blocks
 from headtohead.model.linear import Extent, Features, LinearState, attend_pairs, attend_sums, features
 from headtohead.model.positions import rotate
 
@@ -28,7 +30,7 @@ class Mask(NamedTuple):
     elsewhere, fp32; sees (B, 1 or H, Tq, 1) Boolean: whether the query sees anything at all; biased: whether
     `added` says more than `visible`; row_blocks: into how many blocks of rows the products may be cut, each with
     the keys up to its own end and no others. A sublayer of linear attention has its `extent` instead, and
-    `visible` only for the reference.
+    `visible` only for the reference; one that FlexAttention does, its `blocks` alone.
     """
 
     visible: Tensor
@@ -37,6 +39,7 @@ class Mask(NamedTuple):
     biased: bool = False
     row_blocks: int = 1
     extent: Extent | None = None
+    blocks: BlockMask | None = None
 
     @staticmethod
     def of(visible: Tensor, bias: Tensor | None = None) -> Mask:
@@ -94,10 +97,12 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scoring: Scoring |
     """The same output, fast. Shapes as in `attend_reference`.
 
     On a CPU two matrix products around a softmax take 0.43 of the time of PyTorch's fused kernel (forward and
-    backward, bf16, 256 × 256, one thread); elsewhere that kernel is the one to use, unless scores are capped,
-    which it can't do.
+    backward, bf16, 256 × 256, one thread); elsewhere FlexAttention is, in compiled training, and else that kernel,
+    unless scores are capped, which it can't do.
     """
     scoring = scoring or Scoring(q.shape[-1] ** -0.5)
+    if mask.blocks is not None:
+        return attend_blocks(q, k, v, mask.blocks, *scoring)
     if q.device.type != "cpu" and scoring.soft_cap is None:
         return attend_kernel(q, k, v, mask, scoring) * mask.sees
     found: list[Tensor] = []

@@ -19,6 +19,7 @@ from headtohead.model.architecture import Architecture, Layer, Read, Stream
 from headtohead.model.attention import KeySource, LayerCache, Mask, Recorder
 from headtohead.model.batch import Batch, Tokens, wide
 from headtohead.model.blocks import Block, HeadTransform, Norm, initialise
+from headtohead.model.flex import blocks_of
 from headtohead.model.linear import LinearState, extent
 from headtohead.model.loss import Chunk, Head, LossSums, chunk_sums, cross_entropy_sums
 from headtohead.model.parts import Alibi, Learned, RelativeBias, Rope, Sinusoidal, TwoDimensional
@@ -102,6 +103,7 @@ class Transformer(nn.Module):
         self.head_bias = nn.Parameter(torch.empty(a.vocabulary)) if a.head.bias else None
         self._run_block: Callable[..., tuple[Tensor, list[Tensor | None]]] = _run_block
         self._run_chunk: Chunk = chunk_sums
+        self._in_blocks = False
         if self.device.type != "meta":  # weights without data get theirs once they have a place
             initialise(self, a, seed)
 
@@ -112,7 +114,10 @@ class Transformer(nn.Module):
     def compile_blocks(self, hooks: bool = False) -> None:
         """Compile one block's forward and backward, and what follows the head's product; equal blocks share the
         graph. With `hooks`, what is hooked to a block (gathering its weights) stays around it, uncompiled.
+
+        On a GPU compiled training attends by FlexAttention, which is itself made of the graph around it.
         """
+        self._in_blocks = self.device.type == "cuda"
         self._run_chunk = torch.compile(chunk_sums, dynamic=False)
         if not hooks:
             self._run_block = torch.compile(_run_block, dynamic=False)
@@ -169,11 +174,11 @@ class Transformer(nn.Module):
                 finals[stream.name] = known[stream.name]
                 continue
             x = self._embedded(stream, streams[stream.name], where[stream.name])
-            masks = self._masks(stream, streams, where, cache, plain)
+            # Scoring is eager: without gradients it'd be a second graph to compile for little.
+            learning = torch.is_grad_enabled() and cache is None and not plain
+            masks = self._masks(stream, streams, where, cache, plain, learning and self._in_blocks)
             for index, (layer, block) in enumerate(zip(stream.expanded, self._blocks(stream), strict=True)):
                 turned, sources, own = self._sources(stream, index, layer, finals, turns, cache, x)
-                # Scoring is eager: without gradients it'd be a second graph to compile for little.
-                learning = torch.is_grad_enabled() and cache is None and not plain
                 run = self._run_block if learning else _run_block
                 x, weights = run(block, x, turned, sources, own, masks[layer.reads], plain)
                 if recorder is not None:
@@ -258,6 +263,7 @@ class Transformer(nn.Module):
         where: Mapping[str, Tensor],
         cache: Cache | None,
         plain: bool,
+        in_blocks: bool,
     ) -> dict[tuple[Read, ...], list[Mask]]:
         """For each distinct list of reads in the stream, its sublayers' masks: made once a batch."""
         queries = streams[stream.name].coordinates
@@ -283,9 +289,15 @@ class Transformer(nn.Module):
                 continue
             if group[0].mixer == "linear":
                 joined[group] = _linear_mask(group[0], queries, mask if plain and cache is None else None)
+                continue
+            added = _joined_bias(group, bias)
+            if in_blocks and added is None:
+                reads = [(read.visibility, streams[read.keys].coordinates) for read in group]
+                none = queries.document.new_empty(0)
+                joined[group] = Mask(none, none, none, blocks=blocks_of(reads, queries, heads))
             else:
                 visible = _side_by_side([mask(r.keys, r.visibility) for r in group])
-                joined[group] = Mask.of(visible, _joined_bias(group, bias))
+                joined[group] = Mask.of(visible, added)
         return {layer.reads: [joined[group] for group in layer.sublayers] for layer in stream.layers}
 
     def _bias(self, stream: Stream, keys: str, q: Tensor, k: Tensor) -> Tensor | None:
