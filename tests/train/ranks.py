@@ -85,7 +85,7 @@ def work(folder: Path, settings: dict[str, Any], team: Team = ALONE, **more: Any
         return 50.0 * batch.counted
 
     def evaluate(model: Any, step: int) -> dict[str, float]:
-        return {"score": float(model.score(small.rows(a, 10_000, 4)).double().sum())}
+        return {"bits_per_byte": float(model.score(small.rows(a, 10_000, 4)).double().mean())}
 
     model = built(a, recipe.seed, recipe, team, torch.device("cpu"))
     trained = train(
@@ -162,8 +162,13 @@ def one_run(folder: Path, settings: dict[str, Any], team: Team) -> None:
 
 def about(trained: Trained) -> dict[str, Any]:
     """What a run tells of itself."""
-    ledger, compiled = vars(trained.ledger), trained.runtime.compiled
-    return {"curve": trained.curve, "ranks": trained.ranks, "ledger": ledger, "compiled": compiled}
+    return {
+        "curve": trained.curve,
+        "averaged": trained.averaged,
+        "ranks": trained.ranks,
+        "ledger": vars(trained.ledger),
+        "compiled": trained.runtime.compiled,
+    }
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def alone(folder: Path, settings: dict[str, Any], **more: Any) -> None:
     """The run in this process."""
-    ranks.work(folder, settings, **more)
+    _, trained = ranks.work(folder, settings, **more)
+    (folder / "trained.json").write_text(json.dumps(ranks.about(trained)))
 
 
 def same_losses(one: Path, other: Path) -> None:
@@ -136,24 +137,53 @@ def test_a_part_that_is_missing_or_foreign_is_named(short: Path, tmp_path: Path,
 @pytest.mark.parametrize("arm", ["one", "two", "shared"])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_fifty_steps(tmp_path: Path, arm: str, parallel: str) -> None:
-    settings = {"arm": arm, "changes": {"steps": 50}}
+    settings = {"arm": arm, "changes": {"steps": 50, "log_every": 1}}
     alone(tmp_path / "alone", settings)
-    changes = {"steps": 50, "parallel": parallel}
+    changes = {**settings["changes"], "parallel": parallel}
     ranks.finish(ranks.torchrun(2, (tmp_path / "two", {"arm": arm, "changes": changes})))
     same_losses(tmp_path / "alone", tmp_path / "two")
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "averaged weights, the best kept": {"average_last": 3, "average_every": 4, "keep_best": True},
+    "blocks computed twice": {"activation_checkpointing": True},
+    "one pass": {"micro_batches": 1},
+    "clipped at every step, much z-loss": {"clip": 0.05, "z_loss": 1e-2},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes", [{"average_last": 3}, {"activation_checkpointing": True}, {"micro_batches": 1}]
-)
-def test_options_follow_one_too(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """Averaged weights, blocks computed twice, one pass."""
-    for parallel in ("ddp", "fsdp"):
-        settings = {"arm": "two", "changes": {**changes, "parallel": parallel}}
-        alone(tmp_path / f"alone-{parallel}", settings)
-        ranks.finish(ranks.torchrun(2, (tmp_path / parallel, settings)))
-        same_losses(tmp_path / f"alone-{parallel}", tmp_path / parallel)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_follow_one_too(tmp_path: Path, option: str) -> None:
+    """Losses, norms, what is evaluated (of averaged weights too), and which checkpoint is the best."""
+    settings = {"arm": "two", "changes": OPTIONS[option]}
+    alone(tmp_path / "alone", settings)
+    both = {p: {"arm": "two", "changes": {**OPTIONS[option], "parallel": p}} for p in ("ddp", "fsdp")}
+    ranks.finish(ranks.torchrun(2, *((tmp_path / p, settings) for p, settings in both.items())))
+    for parallel in both:
+        same_losses(tmp_path / "alone", tmp_path / parallel)
+        one, two = told(tmp_path / "alone"), told(tmp_path / parallel)
+        bits = [[point["bits_per_byte"] for point in run["curve"]] for run in (one, two)]
+        assert bits[0] == pytest.approx(bits[1], abs=CLOSE)
+        assert (
+            (one["averaged"] is None) == (two["averaged"] is None) == ("average_last" not in OPTIONS[option])
+        )
+        if one["averaged"]:
+            assert one["averaged"]["steps"] == two["averaged"]["steps"] == [12, 16, 20]
+            assert one["averaged"]["bits_per_byte"] == pytest.approx(
+                two["averaged"]["bits_per_byte"], abs=CLOSE
+            )
+            best = [checkpoint.checkpoints(tmp_path / run / "best") for run in ("alone", parallel)]
+            assert [path.name for path in best[0]] == [path.name for path in best[1]] != []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["muon", "adafactor", "adafactor, factored"])
+def test_other_optimizers_follow_one_with_whole_matrices(tmp_path: Path, kind: str) -> None:
+    changes = {**small.KINDS[kind], "average_last": None}
+    alone(tmp_path / "alone", {"arm": "two", "changes": changes})
+    ranks.finish(ranks.torchrun(2, (tmp_path / "ddp", {"arm": "two", "changes": changes})))
+    same_losses(tmp_path / "alone", tmp_path / "ddp")
 
 
 @pytest.mark.slow
@@ -253,10 +283,3 @@ def test_compiled_blocks_follow_eager_ones(tmp_path: Path, parallel: str) -> Non
     ranks.finish(ranks.torchrun(2, (tmp_path / "eager", eager), (tmp_path / "compiled", compiled)))
     assert told(tmp_path / "compiled")["compiled"] and not told(tmp_path / "eager")["compiled"]
     same_losses(tmp_path / "eager", tmp_path / "compiled")
-
-
-@pytest.mark.slow
-def test_parts_want_an_optimizer_that_can_do_with_them(tmp_path: Path) -> None:
-    settings = {"changes": {"parallel": "fsdp", "optimizer": "muon"}}
-    err = ranks.finish(ranks.torchrun(2, (tmp_path / "run", settings)), code=None)
-    assert 'optimizer = "muon" looks at whole matrices' in err

@@ -104,6 +104,15 @@ def test_only_what_means_something_may_be_set(lines: str, message: str) -> None:
     assert str(caught.value).startswith(f"a.toml: recipe: {message}")
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "adafactor"])
+def test_parts_want_an_optimizer_that_can_do_with_them(optimizer: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"optimizer = '{optimizer}' looks at whole matrices, of which each process"
+    ):
+        small.recipe(optimizer=optimizer, parallel="fsdp")
+    small.recipe(optimizer=optimizer, parallel="ddp")
+
+
 def test_a_recipe_of_before_is_written_as_before() -> None:
     """The keys of version 0.1, in their order: a run's identity is made of them."""
     assert list(Recipe(learning_rate=1e-3, rows_per_step=4).model_dump()) == [

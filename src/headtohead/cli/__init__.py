@@ -41,7 +41,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error), error.exit_code)
     except typer.TyperException as error:
-        return _fail(_usage_message(error))
+        # All the processes that torchrun started were given the same words: one of them tells.
+        leads = os.environ.get("RANK", "0") == "0"
+        return _fail(_usage_message(error)) if leads else UserError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; what is finished is kept", Interrupted.exit_code)
     except BrokenPipeError:

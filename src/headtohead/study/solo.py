@@ -321,12 +321,17 @@ def _work(folder: Path, track: str | None, go_on: str, team: Team | None) -> Non
     from headtohead.study import worker
     from headtohead.study.watching import Watch
     from headtohead.train.checkpoint import checkpoints
-    from headtohead.train.runtime import has_bf16
+    from headtohead.train.recipe import Recipe
+    from headtohead.train.runtime import configure
 
     recipe = description["recipe"]
-    torch.set_num_threads(recipe["threads"])
-    bf16 = recipe["precision"] == "bf16" and has_bf16()
-    peak = matmul_peak(torch.bfloat16 if bf16 else torch.float32)  # before the run, which it must not disturb
+    runtime = configure(Recipe.model_validate(recipe), lambda line: None)
+    peak = None
+    if team is None and runtime.device == "cpu":  # of one CPU process it is known what the most would be
+        bf16 = runtime.precision == "bf16"
+        peak = matmul_peak(
+            torch.bfloat16 if bf16 else torch.float32
+        )  # before the run, which it must not disturb
     per_token = _bytes_per_token(folder, description["data"])
     last = next(iter(checkpoints(folder / "checkpoints")), None)
     reached = 0 if last is None else int(last.name.removeprefix("step-"))
