@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 20.0
 """How long a study and its workers wait for a folder whose last owner was killed a moment ago."""
 PROGRESS_SECONDS = 0.5
+LAST_WORDS_SECONDS = 2.0
+"""How long the others of a team let its first process tell what is wrong: torchrun ends all when one has ended."""
 
 
 class Watcher(Protocol):
@@ -57,6 +59,7 @@ def processes() -> Iterator[Team | None]:
         except UserError as error:
             if team.leads or isinstance(error, Lost):
                 raise
+            time.sleep(LAST_WORDS_SECONDS)
             leave(error.exit_code)
 
 

@@ -215,7 +215,7 @@ def train(
 
     def save(where: Path, keep: int) -> Path:
         began = time.perf_counter()
-        metrics.sync()
+        team.together(metrics.sync)
         state = {"progress": vars(progress), "ledger": ledger.as_dict()}
         path = checkpoint.save(
             where,
@@ -241,7 +241,7 @@ def train(
             measure_point()
         while progress.step < recipe.steps:
             began = time.perf_counter()
-            batches = batches_ahead.at(progress.step)
+            batches = team.together(lambda: batches_ahead.at(progress.step))
             rate = learning_rate(recipe, progress.step + 1)
             set_learning_rate(optimizer, rate)
             optimizer.zero_grad(set_to_none=True)
@@ -276,7 +276,7 @@ def train(
                     "seconds": round(progress.seconds["train"], 3),
                     **({"spikes": progress.spikes} if progress.spikes else {}),
                 }
-                metrics.append(line)
+                team.together(lambda line=line: metrics.append(line))
                 progress.since_log, progress.spikes = [0.0, 0.0], []
                 if on_line and team.leads:
                     on_line("metrics", line)
@@ -312,7 +312,7 @@ def _ready(
     if not runtime.compiled and team.size == 1:
         return runtime, 0.0
     began = time.perf_counter()
-    first = [batch.to(model.device) for batch in batch_at(0)]
+    first = team.together(lambda: [batch.to(model.device) for batch in batch_at(0)])
     if runtime.compiled:
         found = compiled_or_eager(runtime, lambda: backward(model, first, recipe.z_loss, runtime), notice)
         runtime = team.agreed(found)
