@@ -18,8 +18,7 @@ from tests.train import small
 
 from headtohead.errors import UserError
 from headtohead.model.transformer import Transformer
-from headtohead.train import checkpoint
-from headtohead.train.staging import digest_of
+from headtohead.train import checkpoint, staging
 
 
 def cut(path: Path) -> None:
@@ -233,7 +232,7 @@ def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
     record = json.loads((path / "state.json").read_text())
     del record["sha256"]
     record["format"] = 3
-    (path / "state.json").write_text(json.dumps({**record, "sha256": digest_of(record)}))
+    (path / "state.json").write_text(json.dumps({**record, "sha256": staging.digest_of(record)}))
     with pytest.raises(UserError, match="is a checkpoint of format 3: this version reads 1 and 2"):
         checkpoint.latest(tmp_path)
 
@@ -251,7 +250,7 @@ def test_no_pickle_anywhere(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_and_harms_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    real = checkpoint._write_synced
+    real = staging._write_synced
 
     def full_at_step_10(path: Path, content: bytes) -> None:
         if path.name == failing and path.parent.name.endswith("10"):
@@ -259,7 +258,7 @@ def test_a_full_disk_is_told_and_harms_nothing(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path, content)
 
-    monkeypatch.setattr(checkpoint, "_write_synced", full_at_step_10)
+    monkeypatch.setattr(staging, "_write_synced", full_at_step_10)
     with pytest.raises(UserError) as caught:
         small.run(tmp_path / "run")
     where = tmp_path / "run" / "checkpoints"

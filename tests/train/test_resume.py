@@ -124,7 +124,7 @@ def _reached(folder: Path) -> int:
 EVERY_MOMENT = """
 import json, os, signal, sys
 from pathlib import Path
-from headtohead.train import checkpoint
+from headtohead.train import staging
 from tests.train import small
 
 folder, whole = Path(sys.argv[1]), Path(sys.argv[2])
@@ -160,7 +160,7 @@ def dying_at(last):
 
     for name in ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir"):
         around(os, name)
-    checkpoint._write_synced = write_in_halves
+    staging._write_synced = write_in_halves
 
 def in_a_child(last):
     child = os.fork()
