@@ -51,12 +51,12 @@ def in_blocks(model: Transformer) -> tuple[Transformer, list[Mask]]:
     return found, used
 
 
-def quick(cases: list[Any], *more: str) -> list[Any]:
-    """The cases, those of families that are neither `QUICK` nor ``more`` marked slow."""
+def quick(cases: list[Any], families: tuple[str, ...]) -> list[Any]:
+    """The cases, those of other families marked slow."""
     found = []
     for case in cases:
         family = case if isinstance(case, str) else case.values[0].family
-        marks = [] if family in (*QUICK, *more) else [pytest.mark.slow]
+        marks = [] if family in families else [pytest.mark.slow]
         found.append(
             pytest.param(case, marks=marks)
             if isinstance(case, str)
@@ -65,7 +65,7 @@ def quick(cases: list[Any], *more: str) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("cell", quick(cells(tasks=False)))
+@pytest.mark.parametrize("cell", quick(cells(tasks=False), QUICK))
 def test_in_blocks_equals_dense(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits at every place that holds a token; what has a bias on its scores stays with the dense mask."""
     monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)  # plain, as written
@@ -78,7 +78,7 @@ def test_in_blocks_equals_dense(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> 
     assert (found - cell.model.logits(batch))[real].abs().max() < CLOSE
 
 
-@pytest.mark.parametrize("family", quick([*ARCHITECTURES], "every-option-two", "bloom"))
+@pytest.mark.parametrize("family", quick([*ARCHITECTURES], ("every-option-two", "bloom")))
 def test_nothing_leaves_the_device(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device that isn't the CPU, on tensors without data: an operation over two devices is an error.
 

@@ -36,7 +36,7 @@ def test_train_by_two_is_train_by_one(tmp_path: Path, name: str, parallel: str) 
     assert run([*words, "--out", str(tmp_path / "one")]) == 0
     written = tmp_path / "written"
     process = together(*words, "--out", tmp_path / "two")
-    told, err = process.communicate(timeout=170)
+    told, err = process.communicate(timeout=850)
     assert process.returncode == 0, err
     assert told.count("finished: held-out bits per byte") == 1
     one, two = result(tmp_path / "one"), result(tmp_path / "two")
@@ -54,7 +54,7 @@ def test_train_by_two_is_train_by_one(tmp_path: Path, name: str, parallel: str) 
         time.sleep(0.02)
     stop = signal.SIGINT if parallel == "ddp" else signal.SIGTERM
     process.send_signal(stop)
-    _, err = process.communicate(timeout=170)
+    _, err = process.communicate(timeout=850)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "after step" in lines[0] and "checkpoint written" in lines[0], err
     assert lines[0].endswith(f"torchrun --nproc-per-node 2 -m headtohead train --resume {written}")

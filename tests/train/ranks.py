@@ -3,8 +3,8 @@
     torchrun … ranks.py FOLDER SETTINGS [FOLDER SETTINGS …]
 
 SETTINGS is JSON: ``arm`` (one, two or shared), ``changes`` to the recipe, ``die`` ([rank, step]: it kills itself when
-it makes the rows of that step), ``hang`` (the same, but it sleeps), ``pause`` (seconds before each step), ``spoil`` (a
-step whose weights are not finite).
+it makes the rows of that step), ``hang`` (the same, but it sleeps), ``fail`` (the same, but it says that it can't
+read them), ``spoil`` (the same, but weights are not finite), ``pause`` (seconds before each step).
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def work(folder: Path, settings: dict[str, Any], team: Team = ALONE, **more: Any
             os.kill(os.getpid(), signal.SIGKILL)
         if settings.get("hang") == [team.rank, step]:
             time.sleep(600)
+        if settings.get("fail") == [team.rank, step]:
+            raise UserError(f"rank {team.rank} can't read its rows")
         if settings.get("spoil") == [team.rank, step]:
             parts[0] = replace(parts[0], weights=parts[0].weights / 0)
         with open(folder.with_name(f"{folder.name}.{team.rank}of{team.size}"), "a") as file:
@@ -124,7 +126,7 @@ def launched(ranks: int, words: list[str], **environment: str) -> subprocess.Pop
 
 def finish(process: subprocess.Popen[str], code: int | None = 0) -> str:
     """What it told on stderr, once it has ended with that exit code (None: with any but 0)."""
-    _, err = process.communicate(timeout=170)
+    _, err = process.communicate(timeout=850)
     assert process.returncode == code if code is not None else process.returncode, err
     return err
 
