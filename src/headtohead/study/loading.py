@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from headtohead.errors import UserError
 from headtohead.files import read_json
-from headtohead.study.plan import Arm, RatesStudy, Study
+from headtohead.study.plan import RatesStudy, Study
 from headtohead.study.reading import read_toml, set_values
 from headtohead.validation import validated
 
