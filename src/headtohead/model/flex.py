@@ -51,14 +51,19 @@ def attend_blocks(
     q: Tensor, k: Tensor, v: Tensor, blocks: BlockMask, scale: float, soft_cap: float | None = None
 ) -> Tensor:
     """What `attend_reference` gives, shapes as there: 0 for a query that sees nothing."""
-    capped: Callable[..., Tensor] | None = None
-    if soft_cap is not None:
 
-        def capped(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            return soft_cap * torch.tanh(score / soft_cap)
+    def capped(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        assert soft_cap is not None
+        return soft_cap * torch.tanh(score / soft_cap)
 
     found = flex_attention(
-        q, k, v, score_mod=capped, block_mask=blocks, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        q,
+        k,
+        v,
+        score_mod=None if soft_cap is None else capped,
+        block_mask=blocks,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
     assert isinstance(found, Tensor)
     return found
