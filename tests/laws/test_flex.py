@@ -32,7 +32,6 @@ QUICK = (
     "block-double-decoder",
     "half-and-half-encoder",
     "every-option-one",
-    "t5gemma",
 )
 
 

@@ -33,7 +33,7 @@ def test_the_next_step_is_made_while_this_one_is_computed() -> None:
 
     with ahead(batch_at, CPU, steps=6) as batches:
         first = batches.at(3)
-        assert second.wait(10), "step 4 is made before anyone asks for it"
+        assert second.wait(100), "step 4 is made before anyone asks for it"
         for step in (4, 5):
             assert torch.equal(batches.at(step)[0].targets, small.rows(small.tiny(), step, 2).targets)
     assert torch.equal(first[0].targets, small.rows(small.tiny(), 3, 2).targets)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,10 @@ class Parts:
 
     def _read(self, part: str, tensors: dict[str, Tensor]) -> None:
         reader = HuggingFaceStorageReader(str(self.path / part))
-        load_parts(tensors, storage_reader=reader, no_dist=self.team.size == 1)
+        with warnings.catch_warnings():
+            # That one process reads what many wrote is no accident.
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            load_parts(tensors, storage_reader=reader, no_dist=self.team.size == 1)
 
 
 def save(
