@@ -25,8 +25,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from headtohead.data.objectives import Codes
 from headtohead.data.objectives.base import MASK
-from headtohead.data.shards import CONTINUE, PAIR, RESTORE, TEXT
 from headtohead.data.tokenizers import load_tokenizer
 from headtohead.errors import UserError, about
 from headtohead.files import explain_os_error, make_folder, read_bytes, read_json, sha256_of, write_atomic
@@ -34,15 +34,13 @@ from headtohead.interop.frame import Frame, own_frame
 from headtohead.model.architecture import Architecture
 from headtohead.model.transformer import Transformer
 from headtohead.study.prepare import read_data
-from headtohead.study.results import is_done, read_run
+from headtohead.study.results import is_done, learnt_by, read_run
 from headtohead.train.inherit import put
 from headtohead.validation import validated
 
 FORMAT = 1
 RECORD, WEIGHTS, TOKENIZER = "model.json", "weights.safetensors", "tokenizer.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-MODES = {"continuation": CONTINUE, "restoration": RESTORE, "text": TEXT, "answer": PAIR}
-"""The mode token that a region's inputs begin with."""
 
 
 @dataclass(frozen=True)
@@ -238,21 +236,20 @@ def _run(folder: Path) -> Held:
     if not tokenizer.is_file() or sha256_of(tokenizer) != description["data"]["tokenizer_sha256"]:
         raise UserError(f"{tokenizer} is missing or is not the one of the run {folder}")
     found = load_tokenizer(tokenizer)
-    regions = description["data"]["regions"]
-    mode = next((MODES[region] for region in regions if region in MODES), PAIR)
+    learnt = learnt_by(folder, description)[0]
     first_extra = found.vocabulary - len(found.extra)
     mask = first_extra + found.extra.index(MASK) if MASK in found.extra else None
     held = Held(
         architecture,
         read_tensors(path),
-        own_frame(mode, mask),
+        own_frame(learnt.manner(Codes(found)), mask, learnt.in_place),
         tokenizer.read_text("utf-8"),
         {
             "run": folder.name,
             "arm": description.get("arm"),
             "seed": description.get("seed"),
             "corpus_sha256": description["data"]["corpus_sha256"],
-            "regions": list(regions),
+            "regions": list(description["data"]["regions"]),
         },
     )
     _check_shapes(path, held)
