@@ -233,6 +233,7 @@ def test_minilm_has_the_same_states(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["gpt-2", "qwen2"])
 def test_tokenizers_give_the_ids_of_llama_cpp(name: str) -> None:
     """The conformance files of llama.cpp (models/ggml-vocab-*.gguf with .inp and .out, in the sdist of

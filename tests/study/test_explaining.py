@@ -22,7 +22,7 @@ def printed(shown: Shown, width: int, capsys: pytest.CaptureFixture[str]) -> str
     from rich.console import Console
 
     console = Console(width=width, color_system=None)
-    for part in rendered(shown, 0, 99):
+    for part in rendered(shown, 0, 99, width):
         console.print(part)
     return capsys.readouterr().out
 
