@@ -29,7 +29,15 @@ from headtohead.data.objectives import Codes
 from headtohead.data.objectives.base import MASK
 from headtohead.data.tokenizers import load_tokenizer
 from headtohead.errors import UserError, about
-from headtohead.files import explain_os_error, make_folder, read_bytes, read_json, sha256_of, write_atomic
+from headtohead.files import (
+    explain_os_error,
+    make_folder,
+    read_bytes,
+    read_json,
+    read_text,
+    sha256_of,
+    write_atomic,
+)
 from headtohead.interop.frame import Frame, own_frame
 from headtohead.model.architecture import Architecture
 from headtohead.model.transformer import Transformer
@@ -204,7 +212,7 @@ def _model(folder: Path) -> Held:
             f"{folder / RECORD}: frame names the id {frame.highest}, and the vocabulary ends before "
             f"{architecture.vocabulary}"
         )
-    text = (folder / TOKENIZER).read_text("utf-8") if TOKENIZER in sums else None
+    text = read_text(folder / TOKENIZER, "the tokenizer") if TOKENIZER in sums else None
     held = Held(architecture, read_tensors(folder / WEIGHTS), frame, text, record.get("source") or {})
     _check_shapes(folder / WEIGHTS, held)
     return held
@@ -243,7 +251,7 @@ def _run(folder: Path) -> Held:
         architecture,
         read_tensors(path),
         own_frame(learnt.manner(Codes(found)), mask, learnt.in_place),
-        tokenizer.read_text("utf-8"),
+        read_text(tokenizer, "the tokenizer"),
         {
             "run": folder.name,
             "arm": description.get("arm"),

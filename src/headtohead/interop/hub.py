@@ -16,7 +16,7 @@ import safetensors.torch
 from torch import Tensor
 
 from headtohead.errors import UserError, about
-from headtohead.files import read_json, write_atomic
+from headtohead.files import read_json, read_text, write_atomic
 from headtohead.interop.families import describe, to_ours, to_theirs
 from headtohead.interop.folders import PICKLES, Held, read_folder, read_tensors, refused, whole, write_folder
 from headtohead.interop.frame import Frame
@@ -269,7 +269,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 def _tokenizer(folder: Path) -> str | None:
     if (folder / "tokenizer.json").is_file():
-        return (folder / "tokenizer.json").read_text("utf-8")
+        return read_text(folder / "tokenizer.json", "the tokenizer")
     if not any((folder / name).is_file() for name in SLOW):
         return None
     try:
