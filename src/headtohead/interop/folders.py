@@ -203,17 +203,18 @@ def _model(folder: Path) -> Held:
             raise UserError(f"{path} is no part of the folder as {RECORD} tells it: write the folder again")
         if name in sums and sha256_of(path) != sums[name]:
             raise UserError(f"{path} has been altered since it was written: write the folder again")
-    architecture = validated(
-        Architecture, record.get("architecture") or {}, f"{folder / RECORD}: architecture"
-    )
-    frame = validated(Frame, record.get("frame") or {}, f"{folder / RECORD}: frame")
+    for key in ("architecture", "frame", "source"):
+        if not isinstance(record.get(key), dict):
+            raise UserError(f"{folder / RECORD} is damaged, its {key} is no table: write the folder again")
+    architecture = validated(Architecture, record["architecture"], f"{folder / RECORD}: architecture")
+    frame = validated(Frame, record["frame"], f"{folder / RECORD}: frame")
     if frame.highest >= architecture.vocabulary:
         raise UserError(
             f"{folder / RECORD}: frame names the id {frame.highest}, and the vocabulary ends before "
             f"{architecture.vocabulary}"
         )
     text = read_text(folder / TOKENIZER, "the tokenizer") if TOKENIZER in sums else None
-    held = Held(architecture, read_tensors(folder / WEIGHTS), frame, text, record.get("source") or {})
+    held = Held(architecture, read_tensors(folder / WEIGHTS), frame, text, record["source"])
     _check_shapes(folder / WEIGHTS, held)
     return held
 

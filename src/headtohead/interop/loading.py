@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import overload
 
@@ -236,8 +237,10 @@ def _rows_of(ids: Ids) -> list[list[int]]:
     if isinstance(ids, Tensor):
         if ids.dim() != 2:
             raise UserError(f"a tensor of ids has the shape (rows, tokens), not {list(ids.shape)}")
+        if ids.is_floating_point():
+            raise UserError(f"ids are whole numbers, and this tensor is of {ids.dtype}")
         return [[int(i) for i in row] for row in ids.tolist()]
     try:
-        return [[int(i) for i in row] for row in ids]
+        return [[index(i) for i in row] for row in ids]
     except TypeError:
         raise UserError("ids are rows of whole numbers, such as [[5, 6], [7]]") from None
