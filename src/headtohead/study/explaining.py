@@ -144,10 +144,11 @@ def rendered(shown: Shown, number: int, tokens: int, width: int) -> list[Text | 
     a = shown.network
     layout = Layout(a, shown.supervise, shown.row, shown.side)
     batch = layout.batch([shown.examples])
+    count = f"{len(shown.examples)} example{'s' * (len(shown.examples) > 1)}"
     held = ", ".join(f"{layout.width(stream)} in '{stream.name}'" for stream in a.streams)
     found: list[Text | Table] = [
         Text(shown.title, style="bold"),
-        Text(f"loss on {shown.supervise}; row of {len(shown.examples)} examples; places: {held}", style="dim"),
+        Text(f"loss on {shown.supervise}; row of {count}; places: {held}", style="dim"),
         Text(f"example {number + 1}: {shown.documents[number]}, region {shown.examples[number].region}"),
         Text.assemble(
             ("I", INPUT_STYLE), " input part   ", ("O", OUTPUT_STYLE), " output part   ",
