@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headtohead.errors import UserError
 from headtohead.measure.scaling.intervals import Sample, as_pairs, bca, draw_weights, percentile
@@ -36,8 +37,11 @@ FLAT = 0.01
 
 @dataclass(frozen=True)
 class Asked:
-    """What to fit and how. x: columns, N and D for chinchilla, any one for power. also: other columns that count
-    what the first of x counts. compute: columns of training FLOPs. resamples: 0 for no intervals.
+    """What to fit and how.
+
+    x: columns: N and D for chinchilla (N alone: D is then compute / 6 N), any one for power, N for isoflop.
+    also: other columns that count what the first of x counts. compute: columns of training FLOPs.
+    resamples: 0 for no intervals. drop_largest: how many rows of the largest y are left out.
     """
 
     law: LawName
@@ -61,7 +65,7 @@ class Points:
     log_y: Array
     compute: dict[str, Array] = field(default_factory=dict)
 
-    def keep(self, rows: Array) -> Points:
+    def keep(self, rows: NDArray[np.bool_]) -> Points:
         """The rows of a mask only."""
         return Points(self.x[:, rows], self.log_y[rows], {k: c[rows] for k, c in self.compute.items()})
 
@@ -118,8 +122,7 @@ def fit_table(table: Table, asked: Asked, stream: int = 0, tell: Tell | None = N
     if asked.law == "chinchilla":
         told["frontier"] = {}
         for k, counting in enumerate(countings):
-            ours = slice(width + 2 * k, width + 2 * k + 2)
-            pair = Sample(sample.estimate[ours], sample.draws[:, ours], sample.left_out[:, ours])
+            pair = sample.pick([width + 2 * k, width + 2 * k + 1])
             told["frontier"][counting.name] = {
                 "exponents": dict(zip(("N", "D"), map(float, pair.estimate), strict=True)),
                 "intervals": as_pairs(("N", "D"), bca(pair)) if asked.resamples else {},
@@ -192,17 +195,16 @@ def _points(table: Table, asked: Asked, x: tuple[str, ...]) -> tuple[Points, lis
     """The runs of a table, and what had to be worked out for them."""
     notes: list[str] = []
     columns: list[Array] = []
-    for place, name in enumerate(x):
-        size = asked.law == "chinchilla" and place == 1
-        if size and name not in table.columns and asked.compute[0] in table.columns:
-            flops = table.positive(asked.compute[0], "--compute")
-            columns.append(flops / (FLOPS_PER_PARAMETER_AND_TOKEN * columns[0]))
-            notes.append(f"{name} is {asked.compute[0]} / (6 {x[0]}): the table has no column {name}")
-        elif asked.law == "power" and name in asked.compute and name not in table.columns:
+    for name in x:
+        if asked.law == "power" and name in asked.compute and name not in table.columns:
             columns.append(table.compute(name))
             notes.append(f"{name} is 6 N D: the table has no column {name}")
         else:
             columns.append(table.positive(name, "--also" if name in asked.also else "--x"))
+    if asked.law == "chinchilla" and len(x) == 1:
+        flops = table.positive(asked.compute[0], "--compute")
+        columns.append(flops / (FLOPS_PER_PARAMETER_AND_TOKEN * columns[0]))
+        notes.append(f"D is {asked.compute[0]} / (6 {x[0]})")
     compute = {
         name: table.positive(name, "--compute")
         for name in asked.compute
@@ -218,7 +220,8 @@ def _check(points: Points, asked: Asked, where: str) -> None:
         raise UserError(
             f"{where}: {count} points are too few for {len(NAMES[asked.law])} parameters: give {needed}"
         )
-    for name, values in zip(asked.x, points.x, strict=True):
+    names = asked.x if len(asked.x) == len(points.x) else (*asked.x, "D")
+    for name, values in zip(names, points.x, strict=True):
         different = len(np.unique(np.round(values, 6)))
         if different < 3:
             raise UserError(f"{where}: {name} has {different} different values; a power law with E needs 3")
@@ -226,7 +229,7 @@ def _check(points: Points, asked: Asked, where: str) -> None:
         apart = points.x - points.x.mean(axis=1, keepdims=True)
         if np.linalg.matrix_rank(apart, tol=1e-6 * float(np.abs(apart).max()) * count**0.5) < 2:
             raise UserError(
-                f"{where}: {asked.x[0]} and {asked.x[1]} grow together in all rows, so nothing tells their terms apart"
+                f"{where}: {names[0]} and {names[1]} grow together in all rows, so nothing tells their terms apart"
             )
 
 
@@ -320,8 +323,10 @@ def _warnings(asked: Asked, full: Solved, sample: Sample, parameters: dict[str, 
         share = float(np.mean(sample.draws[:, 0] == 0))
         notes.append(f"E is at its bound, zero, in {share:.0%} of the resamples")
     for name in EXPONENTS[asked.law]:
-        if parameters[name] < FLAT:
-            notes.append(f"{name} is hardly above zero: its term can't be told from E")
+        if parameters[name] < -FLAT:
+            notes.append(f"{name} is below zero: the loss grows where it should fall")
+        elif parameters[name] < FLAT:
+            notes.append(f"{name} is hardly different from zero: its term can't be told from E")
     if not full.converged[0]:
         notes.append("the search ran out of steps before it settled")
     return notes

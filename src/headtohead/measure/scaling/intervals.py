@@ -26,12 +26,17 @@ class Sample:
     """Q figures of one fit, and what shows how far they may be trusted.
 
     estimate (Q,): the figures of the fit itself. draws (R, Q): of the fits to resamples; R is 0 where none were
-    wanted. left_out (n, Q): of the fits with one point left out each.
+    wanted. left_out (n, Q): of the fits with one point left out each; n is 0 where they were not made.
     """
 
     estimate: Array
     draws: Array
     left_out: Array
+
+    def pick(self, places: Sequence[int]) -> Sample:
+        """These figures only."""
+        some = list(places)
+        return Sample(self.estimate[some], self.draws[:, some], self.left_out[:, some])
 
     @property
     def influence(self) -> Array:
@@ -59,18 +64,20 @@ def bca(sample: Sample, alpha: float = ALPHA) -> Array:
     return _bca(sample.estimate, sample.draws, sample.influence, alpha)
 
 
-def difference(first: Sample, second: Sample, alpha: float = ALPHA) -> tuple[Array, Array, Array]:
-    """Second minus first of two fits to points of their own: (Q,) the difference, (2, Q) its BCa interval and
-    (2, Q) its percentile interval.
+def difference(first: Sample, second: Sample, alpha: float = ALPHA) -> tuple[Array, Array]:
+    """Second minus first of two fits to points of their own: (Q,) the difference and (2, Q) its interval, BCa
+    where both have fits with points left out, else percentile.
 
     The two are resampled independently. Where runs share seeds or the order of documents between arms, they are
     positively correlated as a rule, and the interval is then too wide rather than too narrow.
     """
     count = min(len(first.draws), len(second.draws))
     draws = second.draws[:count] - first.draws[:count]
-    influence = np.concatenate([second.influence, -first.influence])
     estimate = second.estimate - first.estimate
-    return estimate, _bca(estimate, draws, influence, alpha), percentile(draws, alpha)
+    if not (len(first.left_out) and len(second.left_out)):
+        return estimate, percentile(draws, alpha)
+    influence = np.concatenate([second.influence, -first.influence])
+    return estimate, _bca(estimate, draws, influence, alpha)
 
 
 def _bca(estimate: Array, draws: Array, influence: Array, alpha: float) -> Array:

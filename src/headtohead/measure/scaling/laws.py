@@ -18,7 +18,7 @@ import numpy as np
 from headtohead.measure.scaling.solver import Array, log_law
 from headtohead.measure.scaling.table import FLOPS_PER_PARAMETER_AND_TOKEN
 
-LawName = Literal["chinchilla", "power"]
+LawName = Literal["chinchilla", "power", "isoflop"]
 NAMES: dict[LawName, tuple[str, ...]] = {
     "chinchilla": ("E", "A", "B", "alpha", "beta"),
     "power": ("E", "A", "alpha"),

@@ -14,7 +14,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from headtohead.measure.scaling.solver import CHUNK, Array, Solved
+from headtohead.measure.scaling.solver import CHUNK, ROUNDING, Array, Solved
 
 GRID = np.geomspace(0.02, 2.0, 16)
 """Exponents that the search begins with: published ones of language models are 0.05 to 0.6."""
@@ -132,6 +132,7 @@ def _project(x: Array, log_y: Array, weights: Array, starts: Array) -> Solved:
     now = _linear(centred, all_y, all_weights, exponents)
     squares, coefficients = now.squares, now.coefficients
     damping = np.full(len(exponents), 1e-3)
+    tiny = ROUNDING**2 * np.einsum("rn,rn->r", all_weights, np.broadcast_to(all_y**2, all_weights.shape))
     converged = np.zeros(len(exponents), dtype=bool)
     live = np.arange(len(exponents))
     for _ in range(MOST_STEPS):
@@ -146,7 +147,7 @@ def _project(x: Array, log_y: Array, weights: Array, starts: Array) -> Solved:
         exponents[at] += step[better]
         squares[at], coefficients[at] = tried.squares[better], tried.coefficients[better]
         damping[live] = np.maximum(np.where(better, damping[live] / 5, damping[live] * 6), 1e-10)
-        done = (predicted <= 1e-13 * squares[live]) | (damping[live] > 1e12)
+        done = (predicted <= 1e-13 * squares[live] + tiny[live]) | (damping[live] > 1e12)
         converged[live[done]] = True
         live = live[~done]
     best = np.argmin(squares.reshape(fits, count), axis=1) + np.arange(fits) * count

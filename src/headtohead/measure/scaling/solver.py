@@ -26,6 +26,8 @@ DELTA = 1e-3
 CHUNK = 60_000
 """Points times fits that are worked on together: as many as stay in a core's cache."""
 MOST_STEPS = 300
+ROUNDING = 1e-13
+"""Residuals of the log that are none: points that lie on the law, as computed in float64."""
 LEAST_SHARE = 1e-8
 """An irreducible loss under this share of the smallest loss is none: see `solve`."""
 
@@ -126,6 +128,7 @@ def _descend(
     value = problem.value(theta, log_y, weights)
     converged = np.zeros(len(theta), dtype=bool)
     damping = np.full(len(theta), 1e-3)
+    tiny = ROUNDING**2 * weights.sum(axis=1)
     live = np.flatnonzero(np.isfinite(value))  # a start so far off that it overflows has no way down
     for _ in range(MOST_STEPS):
         if not len(live):
@@ -141,7 +144,7 @@ def _descend(
         value[live[better]] = reached[better]
         good = better & (gain > 0.25 * predicted)
         damping[live] = np.where(good, damping[live] / 5, np.where(better, damping[live], damping[live] * 6))
-        done = (predicted <= 1e-11 * value[live]) | (damping[live] > 1e12)
+        done = (predicted <= 1e-11 * value[live] + tiny[live]) | (damping[live] > 1e12)
         converged[live[done]] = True
         live = live[~done]
         damping = np.maximum(damping, 1e-10)
