@@ -26,6 +26,8 @@ DELTA = 1e-3
 CHUNK = 60_000
 """Points times fits that are worked on together: as many as stay in a core's cache."""
 MOST_STEPS = 300
+SHORT_WAY, FINALISTS = 40, 4
+"""Steps from every start, and how many go on from there."""
 ROUNDING = 1e-13
 """Residuals of the log that are none: points that lie on the law, as computed in float64."""
 LEAST_SHARE = 1e-8
@@ -97,9 +99,12 @@ def _best(
     x: Array, log_y: Array, weights: Array, starts: Array, delta: float
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
     fits, count, width = starts.shape
-    repeated = np.repeat(weights, count, axis=0)
-    own = log_y if log_y.ndim == 1 else np.repeat(log_y, count, axis=0)
-    theta, value, converged = _descend(x, own, repeated, starts.reshape(-1, width), delta)
+    if count > FINALISTS:  # go a short way from every start, and on from the best places that are reached
+        theta, value, _ = _from_each(x, log_y, weights, starts, delta, SHORT_WAY)
+        leading = np.argsort(value.reshape(fits, count), axis=1)[:, :FINALISTS]
+        starts = np.take_along_axis(theta.reshape(fits, count, width), leading[:, :, None], axis=1)
+        count = FINALISTS
+    theta, value, converged = _from_each(x, log_y, weights, starts, delta, MOST_STEPS)
     best = np.argmin(value.reshape(fits, count), axis=1) + np.arange(fits) * count
     theta, value, converged = theta[best], value[best], converged[best]
     low = theta[:, 0] < np.min(log_y, axis=-1) + np.log(1e-2)
@@ -115,8 +120,18 @@ def _best(
     return theta, value, converged
 
 
+def _from_each(
+    x: Array, log_y: Array, weights: Array, starts: Array, delta: float, most: int
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """`_descend` from all starts (R, S, 1 + 2K) of all fits; the rows of what it gives are fits × starts."""
+    count, width = starts.shape[1:]
+    repeated = np.repeat(weights, count, axis=0)
+    own = log_y if log_y.ndim == 1 else np.repeat(log_y, count, axis=0)
+    return _descend(x, own, repeated, starts.reshape(-1, width), delta, most)
+
+
 def _descend(
-    x: Array, log_y: Array, weights: Array, theta: Array, delta: float
+    x: Array, log_y: Array, weights: Array, theta: Array, delta: float, most: int = MOST_STEPS
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Damped Newton steps for each row of `theta`, with the logs of the variables centred meanwhile: about
     their mean, the scale and the exponent of a term are hardly correlated.
@@ -130,7 +145,7 @@ def _descend(
     damping = np.full(len(theta), 1e-3)
     tiny = ROUNDING**2 * weights.sum(axis=1)
     live = np.flatnonzero(np.isfinite(value))  # a start so far off that it overflows has no way down
-    for _ in range(MOST_STEPS):
+    for _ in range(most):
         if not len(live):
             break
         y, w, here = (log_y if log_y.ndim == 1 else log_y[live]), weights[live], theta[live]
