@@ -207,7 +207,7 @@ VALUES = [
          "two-full: supervise = 'all' needs a last stream that holds the input too", "'output' is right"),
     file("answers that are seen", 'supervise = "output"', 'supervise = "all"', "prefix: under its visibility",
          "'output' is right"),
-    case("no learning rate at all", NEW, "study 'short' has no learning rates", "recipe.learning_rate",
+    case("no learning rate at all", NEW, "study 'short' has no learning rate for arm 'prefix'", "recipe.learning_rate",
          spoil=swap("learning_rate = 1e-2\n", "")),
     file("two learning rates", "margin =", 'rates = "r.json"\nmargin =', "both given"),
 ]  # fmt: skip

@@ -11,7 +11,8 @@ import pytest
 from headtohead.errors import UserError
 from headtohead.measure.claims import RULES
 from headtohead.measure.verdicts import GATED, judge
-from headtohead.study.plan import Claim, Study, load
+from headtohead.study.loading import load
+from headtohead.study.plan import Claim, Study
 
 FIRST_LOOK = Path(__file__).parents[2] / "studies" / "first-look.toml"
 

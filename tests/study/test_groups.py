@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.study.short_study import write_study
 
 from headtohead.study.arms import matched_arms
-from headtohead.study.plan import load
+from headtohead.study.loading import load
 from headtohead.study.prepare import prepare, read_source
 from headtohead.study.runner import basis_of
 from headtohead.study.schedule import comparison

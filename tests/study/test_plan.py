@@ -16,7 +16,7 @@ from headtohead.model.budget import parameters
 from headtohead.model.parts import Alibi, Norms
 from headtohead.model.presets import architecture
 from headtohead.study.arms import described, matched_arms
-from headtohead.study.plan import learning_rates, load
+from headtohead.study.loading import learning_rates, load
 
 STUDIES = Path(__file__).parents[2] / "studies"
 FIRST_LOOK, FIRST_RATES = STUDIES / "first-look.toml", STUDIES / "first-look-rates.toml"
@@ -149,7 +149,7 @@ def test_learning_rates_come_from_the_committed_search(tmp_path: Path) -> None:
     assert learning_rates(study, tmp_path) == ({"prefix": 0.01, "two-full": 0.01}, None)
 
     searched = load(written(tmp_path, "learning_rate = 1e-2\n", "").rename(tmp_path / "s.toml"))[0]
-    with pytest.raises(UserError, match="has no learning rates"):
+    with pytest.raises(UserError, match="has no learning rate for arm 'prefix'"):
         learning_rates(searched, tmp_path)
     searched = searched.model_copy(update={"rates": "found.json"})
     with pytest.raises(UserError, match=r"found\.json"):
@@ -200,3 +200,31 @@ def test_a_preset_keeps_what_the_study_doesn_t_say(tmp_path: Path) -> None:
     shared = described(study, study.arm("prefix"))
     assert shared.positions == Alibi()
     assert shared.norms == Norms(value=False)
+
+
+def test_an_arm_may_train_by_settings_of_its_own(tmp_path: Path) -> None:
+    own = 'supervise = "output"\nrecipe = { optimizer = "muon", learning_rate = 3e-3, warmup_steps = 1 }'
+    study, _ = load(written(tmp_path, 'supervise = "output"', own))
+    prefix, two_full = study.arms
+    assert learning_rates(study, tmp_path)[0] == {"prefix": 0.003, "two-full": 0.01}
+    assert [study.optimizer(arm) for arm in study.arms] == ["muon", "adamw"]
+    rung = study.rungs.full.model_copy(update={"warmup_steps": 3})
+    assert study.recipe_for(prefix, rung, 0.003, 1, 60).warmup_steps == 1
+    assert study.recipe_for(two_full, rung, 0.01, 1, 60).warmup_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ("{ steps = 5 }", r"arms\.prefix\.recipe\.steps is not set here"),
+        (
+            "{ rows_per_step = 2 }",
+            r"arms\.prefix\.recipe\.rows_per_step is not set here: all arms read the same",
+        ),
+        ("{ momentum = 0.9 }", r"arms\.prefix\.recipe"),
+        ('{ precision = "fp16" }', r"arms\.prefix\.recipe: precision"),
+    ],
+)
+def test_an_arms_wrong_settings_are_named(tmp_path: Path, own: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        load(written(tmp_path, 'supervise = "output"', f'supervise = "output"\nrecipe = {own}'))

@@ -74,7 +74,7 @@ def matched_arms(study: Study) -> dict[str, Matched]:
                 match_ = match(drawn[arm.key], target, on, *example, tolerance=TOLERANCE)
         except UserError as unmatched:
             # A slip in a size makes both impossible: the arm that is to be matched is where it was made.
-            if reason := too_large(study.arm(to), drawn[to], study.optimizer):
+            if reason := too_large(study.arm(to), drawn[to], study.optimizer(study.arm(to))):
                 raise UserError(reason) from unmatched
             raise
         sizes = parameters(match_.architecture)

@@ -17,8 +17,9 @@ from headtohead.measure.verdicts import detectable_before
 from headtohead.model.budget import cache_bytes, flops
 from headtohead.study.arms import Matched, too_large
 from headtohead.study.display import duration
+from headtohead.study.loading import learning_rates
 from headtohead.study.pace import pace
-from headtohead.study.plan import RatesStudy, Study, learning_rates
+from headtohead.study.plan import RatesStudy, Study
 from headtohead.study.prepare import Source, check_rows, prepare, rows_in_pass, scored_rows, training_lengths
 from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
 from headtohead.study.versions import versions
@@ -106,7 +107,7 @@ def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Tabl
         f"{', '.join(plan.declared_differences) or 'nothing'}."
     )
     for key, matched in arms.items():
-        if reason := too_large(plan.arm(key), matched.architecture, plan.optimizer):
+        if reason := too_large(plan.arm(key), matched.architecture, plan.optimizer(plan.arm(key))):
             note += f" Not on this machine: {reason}."
     return table, note
 

@@ -26,7 +26,7 @@ from headtohead.model.batch import Batch
 from headtohead.model.parts import TwoDimensional
 from headtohead.model.visibility import OUTPUT, Coordinates
 from headtohead.study.arms import matched_arms
-from headtohead.study.plan import load
+from headtohead.study.loading import load
 from headtohead.study.prepare import prepare, read_data, read_source, training_lengths
 from headtohead.study.results import read_run
 from headtohead.study.terminal import INPUT_STYLE, OUTPUT_STYLE, matrices

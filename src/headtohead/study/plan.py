@@ -26,8 +26,6 @@ from pydantic import (
 
 from headtohead.data.objectives import Objective, ObjectiveField, PrefixLM, Restoration
 from headtohead.data.packing import fits_row
-from headtohead.errors import UserError
-from headtohead.files import read_json
 from headtohead.model.matching import On
 from headtohead.model.parts import (
     Biases,
@@ -39,7 +37,6 @@ from headtohead.model.parts import (
     Positions,
     Scores,
 )
-from headtohead.study.reading import read_toml, set_values
 from headtohead.train.recipe import Recipe
 from headtohead.validation import suggest, validated
 
@@ -229,6 +226,7 @@ class Arm(Frozen):
     """One architecture under one way of supervising it.
 
     `objective`: what it learns by, where that is not the study's regions in turn (`data.objectives`).
+    `recipe`: the settings of its training that are not the study's.
     """
 
     key: Key
@@ -236,6 +234,7 @@ class Arm(Frozen):
     note: str = ""
     supervise: Literal["output", "all"]
     objective: ObjectiveField | None = None
+    recipe: dict[str, Any] = {}
     match: Annotated[Matching | None, BeforeValidator(_matching)] = None
     architecture: ArmArchitecture
 
@@ -388,22 +387,25 @@ class Study(Frozen):
         found = (objective.specials(self.data.window_bytes) for objective in self.own_objectives.values())
         return tuple(dict.fromkeys(name for names in found for name in names))
 
-    @property
-    def optimizer(self) -> str:
-        """The optimizer of all arms."""
-        return self.recipe.get("optimizer", Recipe.model_fields["optimizer"].default)
+    def optimizer(self, arm: Arm) -> str:
+        """The optimizer of an arm."""
+        return self.settings(arm, None).get("optimizer", Recipe.model_fields["optimizer"].default)
+
+    def settings(self, arm: Arm, rung: Rung | None) -> dict[str, Any]:
+        """The recipe's table of an arm: its own settings before the rung's, and those before the study's."""
+        warmup = {} if rung is None or rung.warmup_steps is None else {"warmup_steps": rung.warmup_steps}
+        return {**self.recipe, **warmup, **arm.recipe}
 
     def recipe_for(
-        self, rung: Rung | None, learning_rate: float, seed: int, steps: int, where: str = "recipe"
+        self, arm: Arm, rung: Rung | None, learning_rate: float, seed: int, steps: int, where: str = "recipe"
     ) -> Recipe:
-        """One run's recipe: the study's, with the rung's length and the arm's learning rate.
+        """One run's recipe: the study's, with what the arm has of its own and the rung's length.
 
         Raises:
             UserError: it is no recipe, or its warm-up is longer than the run; begins with `where`.
         """
-        tables = {**self.recipe, "learning_rate": learning_rate, "seed": seed, "steps": steps}
-        if rung is not None and rung.warmup_steps is not None:
-            tables["warmup_steps"] = rung.warmup_steps
+        own = {"learning_rate": learning_rate, "seed": seed, "steps": steps}
+        tables = {**self.settings(arm, rung), **own}
         return validated(Recipe, tables, where)
 
 
@@ -447,107 +449,3 @@ def _known_dimension(dimension: str) -> None:
             f"'{dimension}' is no dimension that arms can be declared to differ in: "
             f"{suggest(dimension, list(DIMENSIONS))}"
         )
-
-
-def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, RatesStudy | None]:
-    """A study file with its overrides; for a rates file, the study it is about and the file itself.
-
-    Overrides of a rates study reach its own keys; those that start with ``study.`` reach the study it is
-    about.
-
-    Raises:
-        UserError: naming the file and the first key that is wrong.
-    """
-    tables = read_toml(path, "the study file")
-    kind = tables.get("kind", "compare")
-    if kind not in ("compare", "rates"):
-        raise UserError(f"{path}: kind = {kind!r}: it should be 'compare' or 'rates'")
-    if kind == "compare":
-        return _study(path, tables, overrides), None
-    inner = [assignment.removeprefix("study.") for assignment in overrides if assignment.startswith("study.")]
-    own = [assignment for assignment in overrides if not assignment.startswith("study.")]
-    rates = validated(RatesStudy, set_values(tables, own), str(path))
-    about = path.parent / rates.study
-    about_tables = read_toml(about, "the study file")
-    if about_tables.get("kind") == "rates":
-        raise UserError(
-            f"{path}: study = '{rates.study}' is a search of learning rates itself: name the comparison "
-            "whose arms need them"
-        )
-    about_tables.pop("rates", None)  # the rates are what is being looked for
-    study = _study(about, about_tables, inner)
-    study.recipe_for(
-        rates.rung, rates.grid[0], rates.seed, rates.steps, f"{path}: with the recipe of {about}"
-    )
-    return study, rates
-
-
-def _study(path: Path, tables: dict[str, Any], overrides: Sequence[str]) -> Study:
-    study = validated(Study, set_values(tables, overrides), str(path))
-    for name in ELSEWHERE:
-        if name in study.recipe:
-            raise UserError(f"{path}: recipe.{name} is not set here: {ELSEWHERE[name]}")
-    if study.rates is not None and "learning_rate" in study.recipe:
-        raise UserError(
-            f"{path}: recipe.learning_rate and rates = '{study.rates}' are both given: keep one of them"
-        )
-    # A wrong recipe is an error before anything is prepared.
-    rate = study.recipe.get("learning_rate", 1e-3)
-    study.recipe_for(None, rate, 0, LONG, f"{path}: recipe")
-    for name, rung in (("rehearsal", study.rungs.rehearsal), ("full", study.rungs.full)):
-        study.recipe_for(rung, rate, 0, rung.steps or LONG, f"{path}: recipe and rungs.{name}")
-    return study
-
-
-LONG = 10**9
-"""Steps of a run whose length is not known yet: no warm-up is longer."""
-
-
-ELSEWHERE = {
-    "seed": "write 'seeds = [1, 2, 3]' at the top",
-    "steps": "each rung has its own, such as rungs.full.steps",
-}
-
-
-def learning_rates(study: Study, folder: Path) -> tuple[dict[str, float], dict[str, Any] | None]:
-    """Each arm's learning rate, and the whole committed search they come from (None: one rate, untuned, for
-    all).
-
-    Raises:
-        UserError: no such file, or an arm that it doesn't hold.
-    """
-    if study.rates is None:
-        if "learning_rate" not in study.recipe:
-            raise UserError(
-                f"study '{study.name}' has no learning rates: name the file of a pre-study, "
-                f"rates = '{study.name}-rates.json', or give all arms one, recipe.learning_rate"
-            )
-        rate: float = study.recipe["learning_rate"]
-        return {arm.key: rate for arm in study.arms}, None
-    path = folder / study.rates
-    found = read_json(path, "the learning rates")
-    rates = validated(_Rates, found, f"the learning rates {path}").arms
-    for arm in study.arms:
-        if arm.key not in rates:
-            raise UserError(
-                f"the learning rates {path} hold none for arm '{arm.key}', only for "
-                f"{', '.join(rates) or 'none'}: run their search again"
-            )
-    return {arm.key: rates[arm.key].optimum for arm in study.arms}, found
-
-
-class _Found(BaseModel):
-    """Of an arm in a file of learning rates, what is used; the page shows the grid."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-    best: float = Field(gt=0)
-    optimum: float = Field(gt=0)
-    edge: bool
-    grid: list[float]
-    bits_per_byte: list[float | None]
-
-
-class _Rates(BaseModel):
-    model_config = ConfigDict(strict=True)
-    steps: PositiveInt
-    arms: dict[str, _Found]

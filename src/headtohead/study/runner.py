@@ -24,8 +24,9 @@ from headtohead.files import FolderLock, write_atomic
 from headtohead.model.budget import cache_bytes, flops
 from headtohead.study import estimate
 from headtohead.study.arms import Matched, matched_arms, too_large, vocabulary
+from headtohead.study.loading import learning_rates, load
 from headtohead.study.places import Here, place
-from headtohead.study.plan import RatesStudy, Study, learning_rates, load
+from headtohead.study.plan import RatesStudy, Study
 from headtohead.study.prepare import (
     Source,
     check_rows,
@@ -72,7 +73,7 @@ def study(
         estimate.show(file, plan, rates, source, arms, workers or Here().slots())
         return
     for key, matched in arms.items():
-        if reason := too_large(plan.arm(key), matched.architecture, plan.optimizer):
+        if reason := too_large(plan.arm(key), matched.architecture, plan.optimizer(plan.arm(key))):
             raise UserError(f"{file}: {reason}: make it smaller")
     chosen, committed = ({}, None) if rates else learning_rates(plan, file.parent)
     folder = out or Path("runs") / (rates or plan).name

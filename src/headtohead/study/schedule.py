@@ -17,7 +17,7 @@ from typing import Any, Literal
 from headtohead.errors import UserError
 from headtohead.model.budget import flops
 from headtohead.study.arms import Matched
-from headtohead.study.plan import RatesStudy, Rung, Study
+from headtohead.study.plan import Arm, RatesStudy, Rung, Study
 
 RungName = Literal["rehearsal", "full", "rates", "train"]
 
@@ -125,10 +125,9 @@ class Basis:
         rows = next(iter(self.rows_in_pass.values()))
         return max(1, math.floor(rows * rung.passes / self.study.recipe["rows_per_step"]))
 
-    def _check_warmup(self, name: RungName, rung: Rung, steps: int) -> None:
+    def _check_warmup(self, arm: Arm, name: RungName, rung: Rung, steps: int) -> None:
         """Of a rung in passes only the text tells whether its warm-up ends in time."""
-        own = rung.warmup_steps
-        warmup = self.study.recipe.get("warmup_steps", 0) if own is None else own
+        warmup = self.study.settings(arm, rung).get("warmup_steps", 0)
         if rung.passes is not None and warmup > steps:
             enough = math.ceil(rung.passes * 5 * warmup / steps)
             raise UserError(
@@ -149,8 +148,8 @@ class Basis:
         """One run, described completely."""
         matched, settings = self.arms[arm], self.study.data
         steps = self.steps(rung)
-        self._check_warmup(name, rung, steps)
-        recipe = self.study.recipe_for(rung, learning_rate, seed, steps)
+        self._check_warmup(matched.arm, name, rung, steps)
+        recipe = self.study.recipe_for(matched.arm, rung, learning_rate, seed, steps)
         shared = self.study.evaluation
         store, objective = self.study.trains_on(matched.arm), matched.arm.objective
         own = {} if objective is None else {"objective": objective.model_dump(mode="json")}

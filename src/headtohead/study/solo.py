@@ -137,7 +137,7 @@ def _written_down(words: Words, read_network: Callable[[Path], Origin]) -> Path:
     if isinstance(given, ByteTokenizer):
         solo = solo.on_bytes()
     a, study = _planned(solo, where, source, origin, given)
-    if reason := too_large(a.name, a, study.optimizer):
+    if reason := too_large(a.name, a, study.optimizer(study.arms[0])):
         raise UserError(f"{reason}: make it smaller")
     initial = None if origin is None else _inherited(a, study.seeds[0], origin)
     with FolderLock(folder):
@@ -171,7 +171,8 @@ def _from_shards(solo: Solo, where: str, folder: Path, read_network: Callable[[P
         key = fitting[0]
     by = objective(made[key])
     check_learns(a.name, a, by, supervise_of(solo, by))
-    if reason := too_large(a.name, a, as_study(solo, a, by).optimizer):
+    alone = as_study(solo, a, by)
+    if reason := too_large(a.name, a, alone.optimizer(alone.arms[0])):
         raise UserError(f"{reason}: make it smaller")
     rows = StreamRows(sharded, seed=0, rows_per_step=1, row=solo.data.row, side=solo.data.side, objective=key)
     study = as_study(solo, a, by, Rows(rows.row, rows.side))

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +149,7 @@ def _bench(
 def step_of(a: Architecture, candidate: str, setting: Setting) -> Callable[[], object]:
     """A training step of a candidate, to be called again and again."""
     if candidate == OURS:
-        return _our_step(a, setting)
+        return our_step(a, setting, {})
     return _their_step(a, setting, compiled=candidate.endswith("compiled"))
 
 
@@ -174,8 +174,10 @@ def example_batch(a: Architecture, setting: Setting) -> Batch:
     return Layout(a, "output" if a.two_streams else "all", setting.length, side).batch(rows)
 
 
-def _our_step(a: Architecture, setting: Setting) -> Callable[[], object]:
-    recipe = Recipe(learning_rate=1e-4, rows_per_step=setting.rows, threads=setting.threads, steps=1)
+def our_step(a: Architecture, setting: Setting, settings: Mapping[str, Any]) -> Callable[[], object]:
+    """A step of a fresh network by the recipe's defaults, or by other `settings` of it."""
+    needed = {"learning_rate": 1e-4, "rows_per_step": setting.rows, "threads": setting.threads, "steps": 1}
+    recipe = Recipe.model_validate({**needed, **settings})
     runtime = configure(recipe)
     model = Transformer(a, 0)
     if runtime.compiled:
