@@ -52,15 +52,15 @@ def test_intervals_of_fits_and_of_differences_hold_the_truth(
     true, gap = all_figures(truth), all_figures(other) - all_figures(truth)
     for simulation in range(SIMULATIONS):
         rng = np.random.default_rng([7, simulation])
-        samples = [
+        first, second = (
             fit_points(Points(x, losses(one, x, noise, 2 * simulation + arm)), asked, countings, rng)[1]
             for arm, one in enumerate((truth, other))
-        ]
-        low, high = bca(samples[0])
+        )
+        low, high = bca(first)
         of_fit.append((low <= true) & (true <= high))
-        low, high = percentile(samples[0].draws)
+        low, high = percentile(first.draws)
         plain.append((low <= true) & (true <= high))
-        low, high = difference(*samples)[1]
+        low, high = difference(first, second)[1]
         of_difference.append((low <= gap) & (gap <= high))
     name = f"{law} {method} {x.shape[1]} points:"
     tell(f"{name} fits", np.mean(of_fit, axis=0))
@@ -95,6 +95,6 @@ def test_intervals_of_isoflop_hold_the_truth(budgets: int, sizes: int, noise: fl
         of_fit.append(low <= truth <= high)
         low, high = difference(first.sample, second.sample)[1][:, 0]
         of_difference.append(low <= 0 <= high)
-    shares = np.array([np.mean(of_fit), np.mean(of_difference)])
+    shares = np.array([np.mean(of_fit), np.mean(of_difference)], dtype=np.float64)
     tell(f"isoflop {budgets} x {sizes}, noise {noise}: fit and difference", shares)
     assert shares.min() >= LOW and shares.max() <= HIGH
