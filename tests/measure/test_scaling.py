@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import least_squares, minimize, minimize_scalar, nnls
+from scipy.optimize import fminbound, least_squares, minimize, nnls
 from scipy.stats import bootstrap
 from tests.measure.scaling_tables import (
     CHINCHILLA,
@@ -215,7 +215,7 @@ def test_the_frontier_is_the_least_loss_of_each_budget(counting: Counting) -> No
             tokens = (np.log(compute) - counting.constant - counting.of_size * size) / counting.of_tokens
             return float(log_law(CHINCHILLA, np.array([[size], [tokens]]))[0])
 
-        near = minimize_scalar(loss, bounds=(10, 30), method="bounded", options={"xatol": 1e-9})["x"]
+        near = fminbound(loss, 10, 30, xtol=1e-9)
         assert best[0, m] == pytest.approx(near, abs=1e-5)
         spent = counting.constant + counting.of_size * best[0, m] + counting.of_tokens * best[1, m]
         assert spent == pytest.approx(np.log(budget))
