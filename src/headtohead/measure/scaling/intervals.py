@@ -2,7 +2,7 @@
 
 The points are drawn with replacement, the law is fitted to each draw, and the interval is between quantiles of
 the fits. Which quantiles is corrected for bias and skewness (BCa: Efron 1987, J. Am. Stat. Assoc. 82, 171-185).
-The plain 2.5 % and 97.5 % are given beside it: on ladders of 36 to 108 points they hold the truth 97 to 99 times
+The plain 2.5 % and 97.5 % are given beside it: on ladders of 36 to 108 points they hold the truth 96 to 99 times
 in 100, so they are wider than they say. docs/scaling.md has the measurement. numpy and scipy only.
 """
 
