@@ -154,6 +154,33 @@ def test_bad_sources_are_told(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("hidden_size", "a", "says hidden_size = 'a': it should be a number"),
+        ("num_hidden_layers", True, "says num_hidden_layers = True: it should be a number"),
+        ("num_attention_heads", 0, "has a setting of the wrong kind"),
+        ("vocab_size", -3, "is no network: vocabulary = -3: it should be greater than 0"),
+        ("num_key_value_heads", [2], "is no network: key_heads = [2]: it should be a whole number"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_told(key: str, value: Any, message: str, tmp_path: Path) -> None:
+    their_folder("llama, grouped", tmp_path / "theirs")
+    path = tmp_path / "theirs" / "config.json"
+    config = json.loads(path.read_text()) | {key: value}
+    config.pop("head_dim", None)
+    path.write_text(json.dumps(config))
+    found = told(import_network, str(tmp_path / "theirs"), tmp_path / "out")
+    assert message in found and "\n" not in found and not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_is_no_text_is_told(tmp_path: Path) -> None:
+    their_folder("gpt2", tmp_path / "theirs")
+    (tmp_path / "theirs" / "tokenizer.json").write_bytes(b"\xff\xfe")
+    assert "is not UTF-8" in told(import_network, str(tmp_path / "theirs"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_config_that_names_no_token_is_told(tmp_path: Path) -> None:
     their_folder("llama, grouped", tmp_path / "theirs")
     (tmp_path / "theirs" / "generation_config.json").write_text(json.dumps({"eos_token_id": 50256}))
@@ -233,6 +260,7 @@ def test_minilm_has_the_same_states(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["gpt-2", "qwen2"])
 def test_tokenizers_give_the_ids_of_llama_cpp(name: str) -> None:
     """The conformance files of llama.cpp (models/ggml-vocab-*.gguf with .inp and .out, in the sdist of

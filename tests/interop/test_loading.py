@@ -140,6 +140,9 @@ def test_what_is_damaged_is_refused_by_name(folder: Path, tmp_path: Path) -> Non
     record["frame"]["ends"] = [999]
     (folder / RECORD).write_text(json.dumps(record))
     refused(folder, "names the id 999")
+    for key in ("architecture", "frame", "source"):
+        (folder / RECORD).write_text(json.dumps({**record, key: []}))
+        refused(folder, f"is damaged, its {key} is no table")
 
 
 def test_nothing_half_written_stays(tmp_path: Path) -> None:
@@ -160,6 +163,11 @@ def test_bad_ids_and_unpaired_texts_are_told(folder: Path) -> None:
         model.score(["a", "b"], ["c"])
     with pytest.raises(UserError, match="2 rows of input_ids and 1"):
         model.logits([[9], [9]], [[9]])
+    with pytest.raises(UserError, match="ids are whole numbers"):
+        model.logits(torch.tensor([[9.5]]))
+    for ids in ([[9.5]], [["9"]], "abc"):
+        with pytest.raises(UserError, match="ids are rows of whole numbers"):
+            model.logits(ids)  # type: ignore[arg-type]
 
 
 def test_a_description_tells_its_costs_and_builds() -> None:

@@ -22,14 +22,14 @@ def printed(shown: Shown, width: int, capsys: pytest.CaptureFixture[str]) -> str
     from rich.console import Console
 
     console = Console(width=width, color_system=None)
-    for part in rendered(shown, 0, 99):
+    for part in rendered(shown, 0, 99, width):
         console.print(part)
     return capsys.readouterr().out
 
 
-def shown(kind: SpanCorruption | MaskedLM, name: str) -> tuple[Shown, list[str]]:
+def shown(kind: SpanCorruption | MaskedLM, name: str, window: str = WINDOW) -> tuple[Shown, list[str]]:
     tokenizer = ByteTokenizer(kind.specials(16))
-    e = kind.make(WINDOW, [tokenizer.encode(WINDOW)], Codes(tokenizer)).example(0, kind.region)
+    e = kind.make(window, [tokenizer.encode(window)], Codes(tokenizer)).example(0, kind.region)
     a = architecture(name).resized(vocabulary=tokenizer.vocabulary)
     holes = "holes" if kind.in_place else "output"
     found = Shown("a title", a, holes, 64, 40, (e,), ("a.txt",), tokenizer)
@@ -51,6 +51,21 @@ def test_spans_are_shown_with_their_targets(width: int, capsys: pytest.CaptureFi
     assert max(map(len, out.splitlines())) <= max(width, 100)
 
 
+@pytest.mark.parametrize("width", [64, 80, 110, 140])
+def test_a_long_example_is_drawn_as_far_as_it_fits(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    found, answers = shown(SpanCorruption(rate=0.3, mean=9), "redllm-nano", window=WINDOW * 2)
+    out = printed(found, width, capsys)
+    assert max(map(len, out.splitlines())) <= width
+    fit = min(28, (width - 8) // 2)
+    drawn = [line.split() for line in out.splitlines() if line[:4] in ("  x ", "  y ")]
+    rows = {letter: sum(line[0] == letter for line in drawn) for letter in "xy"}
+    assert rows["x"] + rows["y"] == fit and min(rows.values()) > 1
+    asked = (
+        f"the first {rows['x']} of {1 + len(found.examples[0].input)} tokens of the input, {rows['y']} of "
+    )
+    assert asked + f"{1 + len(answers)} of the output" in " ".join(out.split())
+
+
 def test_holes_are_shown_at_their_places(capsys: pytest.CaptureFixture[str]) -> None:
     found, answers = shown(MaskedLM(rate=0.3, replace="mask"), "bert-nano")
     lines = [line.split() for line in printed(found, 100, capsys).splitlines()]
@@ -70,6 +85,7 @@ def test_a_study_is_explained_as_it_would_run(tmp_path: Path, capsys: pytest.Cap
     assert run(["explain-batch", str(study), "--text", str(text), "--arm", "two-full"]) == 0
     out = capsys.readouterr().out
     assert "two stacks" in out and "output (holds output)" in out and "other arms: prefix" in out
+    assert "learns by prefix and restoration in turn" in out
     assert ("<start>" in out and "<continue>" in out) or "<restore>" in out
 
 

@@ -207,17 +207,17 @@ def _by_span(example: Example, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Anchor and step of <start> and of each output token, for two-dimensional positions.
 
     An output that stands for no places is one span at the end of the `n` places of the input. A special token
-    begins the span of the token after it, and counts as its first place, as <start> does.
+    after text begins the span of the token after it, and counts as its first place, as <start> does.
     """
     m = 1 + (len(example.shown) if example.in_place else len(example.output))
     if example.where is None or example.in_place:
         return np.full(m, n - 1), np.arange(1, m + 1)
-    anchor = np.concatenate(
-        [[SPECIAL], np.where(example.text, 1 + example.where, SPECIAL)]
-    )  # 1: the mode token
+    places = np.minimum(1 + example.where, n - 1)  # 1: the mode token, which alone stands in an empty input
+    anchor = np.concatenate([[SPECIAL], np.where(example.text, places, SPECIAL)])
     step = np.ones(m, np.int64)
     for i in range(1, m):
-        step[i] = 1 if anchor[i] == SPECIAL else step[i - 1] + 1
+        begins = anchor[i] == SPECIAL and anchor[i - 1] != SPECIAL
+        step[i] = 1 if begins else step[i - 1] + 1
     following = n - 1
     for i in range(m - 1, -1, -1):
         following = anchor[i] = following if anchor[i] == SPECIAL else anchor[i]

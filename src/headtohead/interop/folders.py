@@ -25,24 +25,30 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from headtohead.data.objectives import Codes
 from headtohead.data.objectives.base import MASK
-from headtohead.data.shards import CONTINUE, PAIR, RESTORE, TEXT
 from headtohead.data.tokenizers import load_tokenizer
 from headtohead.errors import UserError, about
-from headtohead.files import explain_os_error, make_folder, read_bytes, read_json, sha256_of, write_atomic
+from headtohead.files import (
+    explain_os_error,
+    make_folder,
+    read_bytes,
+    read_json,
+    read_text,
+    sha256_of,
+    write_atomic,
+)
 from headtohead.interop.frame import Frame, own_frame
 from headtohead.model.architecture import Architecture
 from headtohead.model.transformer import Transformer
 from headtohead.study.prepare import read_data
-from headtohead.study.results import is_done, read_run
+from headtohead.study.results import is_done, learnt_by, read_run
 from headtohead.train.inherit import put
 from headtohead.validation import validated
 
 FORMAT = 1
 RECORD, WEIGHTS, TOKENIZER = "model.json", "weights.safetensors", "tokenizer.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-MODES = {"continuation": CONTINUE, "restoration": RESTORE, "text": TEXT, "answer": PAIR}
-"""The mode token that a region's inputs begin with."""
 
 
 @dataclass(frozen=True)
@@ -197,17 +203,18 @@ def _model(folder: Path) -> Held:
             raise UserError(f"{path} is no part of the folder as {RECORD} tells it: write the folder again")
         if name in sums and sha256_of(path) != sums[name]:
             raise UserError(f"{path} has been altered since it was written: write the folder again")
-    architecture = validated(
-        Architecture, record.get("architecture") or {}, f"{folder / RECORD}: architecture"
-    )
-    frame = validated(Frame, record.get("frame") or {}, f"{folder / RECORD}: frame")
+    for key in ("architecture", "frame", "source"):
+        if not isinstance(record.get(key), dict):
+            raise UserError(f"{folder / RECORD} is damaged, its {key} is no table: write the folder again")
+    architecture = validated(Architecture, record["architecture"], f"{folder / RECORD}: architecture")
+    frame = validated(Frame, record["frame"], f"{folder / RECORD}: frame")
     if frame.highest >= architecture.vocabulary:
         raise UserError(
             f"{folder / RECORD}: frame names the id {frame.highest}, and the vocabulary ends before "
             f"{architecture.vocabulary}"
         )
-    text = (folder / TOKENIZER).read_text("utf-8") if TOKENIZER in sums else None
-    held = Held(architecture, read_tensors(folder / WEIGHTS), frame, text, record.get("source") or {})
+    text = read_text(folder / TOKENIZER, "the tokenizer") if TOKENIZER in sums else None
+    held = Held(architecture, read_tensors(folder / WEIGHTS), frame, text, record["source"])
     _check_shapes(folder / WEIGHTS, held)
     return held
 
@@ -238,21 +245,20 @@ def _run(folder: Path) -> Held:
     if not tokenizer.is_file() or sha256_of(tokenizer) != description["data"]["tokenizer_sha256"]:
         raise UserError(f"{tokenizer} is missing or is not the one of the run {folder}")
     found = load_tokenizer(tokenizer)
-    regions = description["data"]["regions"]
-    mode = next((MODES[region] for region in regions if region in MODES), PAIR)
+    learnt = learnt_by(folder, description)[0]
     first_extra = found.vocabulary - len(found.extra)
     mask = first_extra + found.extra.index(MASK) if MASK in found.extra else None
     held = Held(
         architecture,
         read_tensors(path),
-        own_frame(mode, mask),
-        tokenizer.read_text("utf-8"),
+        own_frame(learnt.manner(Codes(found)), mask, learnt.in_place),
+        read_text(tokenizer, "the tokenizer"),
         {
             "run": folder.name,
             "arm": description.get("arm"),
             "seed": description.get("seed"),
             "corpus_sha256": description["data"]["corpus_sha256"],
-            "regions": list(regions),
+            "regions": list(description["data"]["regions"]),
         },
     )
     _check_shapes(path, held)

@@ -16,15 +16,14 @@ import safetensors.torch
 from torch import Tensor
 
 from headtohead.errors import UserError, about
-from headtohead.files import read_json, write_atomic
+from headtohead.files import read_json, read_text, write_atomic
 from headtohead.interop.families import describe, to_ours, to_theirs
 from headtohead.interop.folders import PICKLES, Held, read_folder, read_tensors, refused, whole, write_folder
 from headtohead.interop.frame import Frame
-from headtohead.interop.own import MODEL_TYPE, own_config, own_tensors, read_own, separate
+from headtohead.interop.own import MODEL_TYPE, fills, own_config, own_tensors, read_own, separate
 from headtohead.interop.tokens import ForeignTokenizer, foreign_frame, text_of
 from headtohead.model.architecture import Architecture
 from headtohead.model.budget import parameters
-from headtohead.model.reach import sees_its_answer
 
 INDEX, ONE_FILE = "model.safetensors.index.json", "model.safetensors"
 SLOW = ("vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
@@ -146,23 +145,24 @@ def write_tokenizer(folder: Path, held: Held) -> None:
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        "padding_side": "left" if _writes_on(held.architecture) else "right",
+        "padding_side": "left" if _writes_on(held.architecture, frame) else "right",
         # Types say what is output, and a text alone isn't said to be input: the model decides.
         "model_input_names": ["input_ids", "attention_mask"],
     }
     write_json(folder / "tokenizer_config.json", {**settings, **specials})
 
 
-def _writes_on(a: Architecture) -> bool:
+def _writes_on(a: Architecture, frame: Frame) -> bool:
     """Whether the output stands after the input, in the same row."""
-    return not separate(a) and not sees_its_answer(a, "output")
+    return not separate(a) and not fills(a, frame)
 
 
 def around(frame: Frame, a: Architecture, names: Mapping[int, str]) -> dict[str, Any] | None:
     """The tokenizer's step that puts a frame around a text; of a pair, the second is the output (type 1). None
     where there is nothing to put, or a name is missing.
     """
-    start = frame.start if _writes_on(a) else ()
+    writes = _writes_on(a, frame)
+    start = frame.start if writes else ()
     ids = (*frame.before, *frame.after, *start)
     if not ids or any(i not in names for i in ids):
         return None
@@ -173,7 +173,9 @@ def around(frame: Frame, a: Architecture, names: Mapping[int, str]) -> dict[str,
     def text(name: str, kind: int) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": kind}}
 
-    single = [*special(frame.before, 0), text("A", 0), *special(frame.after, 0), *special(start, 1)]
+    shown = [] if writes and frame.given == "output" else [text("A", 0)]
+    begun = [text("A", 1)] if writes and frame.given != "input" else []
+    single = [*special(frame.before, 0), *shown, *special(frame.after, 0), *special(start, 1), *begun]
     return {
         "type": "TemplateProcessing",
         "single": single,
@@ -267,7 +269,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 def _tokenizer(folder: Path) -> str | None:
     if (folder / "tokenizer.json").is_file():
-        return (folder / "tokenizer.json").read_text("utf-8")
+        return read_text(folder / "tokenizer.json", "the tokenizer")
     if not any((folder / name).is_file() for name in SLOW):
         return None
     try:

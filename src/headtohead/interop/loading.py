@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import overload
 
@@ -89,24 +90,23 @@ class Model:
                 f"score got {len(input)} inputs and {len(output)} outputs: each input needs its output"
             )
         self._check_writes("score")
-        given = [self._framed(text) for text in input]
+        given, begun = self._framed(input)
         answers = [self.tokenizer.encode(text) for text in output]
         order = sorted(range(len(given)), key=lambda i: len(given[i]) + len(answers[i]))
         found = [0.0] * len(given)
         for at in range(0, len(order), ROWS_AT_ONCE):
             some = order[at : at + ROWS_AT_ONCE]
-            nats = self._nats([given[i] for i in some], [answers[i] for i in some])
+            nats = self._nats(*([rows[i] for i in some] for rows in (given, begun, answers)))
             for i, value in zip(some, nats, strict=True):
                 found[i] = value
         return found
 
     @torch.no_grad()
-    def _nats(self, given: list[list[int]], answers: list[list[int]]) -> list[float]:
-        start = list(self.frame.start)
-        streams = self._rows(given, [[*start, *ids] for ids in answers])
+    def _nats(self, given: list[list[int]], begun: list[list[int]], answers: list[list[int]]) -> list[float]:
+        streams = self._rows(given, [[*start, *ids] for start, ids in zip(begun, answers, strict=True)])
         h = self.network.hidden(streams)
         found: list[float] = []
-        for row, (before, ids) in enumerate(zip(given, answers, strict=True)):
+        for row, (before, start, ids) in enumerate(zip(given, begun, answers, strict=True)):
             first = len(start) - 1 + (0 if separate(self.architecture) else len(before))
             if ids and first < 0:
                 raise UserError(
@@ -135,8 +135,7 @@ class Model:
         if not prompt:
             return []
         self._check_writes("generate")
-        given = [self._framed(text) for text in prompt]
-        streams = self._rows(given, [list(self.frame.start)] * len(given), more=max_tokens)
+        streams = self._rows(*self._framed(prompt), more=max_tokens)
         written = written_after(
             self.network, streams, max_tokens, ends=self.frame.ends, never=self.frame.never
         )
@@ -166,14 +165,21 @@ class Model:
     def _real(self, streams: Mapping[str, Tokens]) -> Tensor:
         return (streams[self.architecture.output_stream.name].document != PADDING)[..., None]
 
-    def _framed(self, text: str) -> list[int]:
-        return [*self.frame.before, *self.tokenizer.encode(text), *self.frame.after]
+    def _framed(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+        """The input part of each text, and what is given of the output part."""
+        found = [self.frame.around(self.tokenizer.encode(text)) for text in texts]
+        return [shown for shown, _ in found], [begun for _, begun in found]
 
     def _check_writes(self, what: str) -> None:
+        reason = None
         if sees_its_answer(self.architecture, "output"):
+            reason = "a place sees what comes after it"
+        elif self.frame.in_place:
+            reason = "it learnt to answer them where they stand"
+        if reason:
             raise UserError(
-                f"{self.architecture.name} fills holes: a place sees what comes after it, so there is no exact "
-                f"left-to-right {what}; ask for its logits or hidden states"
+                f"{self.architecture.name} fills holes: {reason}, so there is no exact left-to-right {what}; ask for "
+                "its logits or hidden states"
             )
 
     def _given(self, input_ids: Ids, output_ids: Ids | None) -> Mapping[str, Tokens]:
@@ -231,8 +237,10 @@ def _rows_of(ids: Ids) -> list[list[int]]:
     if isinstance(ids, Tensor):
         if ids.dim() != 2:
             raise UserError(f"a tensor of ids has the shape (rows, tokens), not {list(ids.shape)}")
+        if ids.is_floating_point():
+            raise UserError(f"ids are whole numbers, and this tensor is of {ids.dtype}")
         return [[int(i) for i in row] for row in ids.tolist()]
     try:
-        return [[int(i) for i in row] for row in ids]
+        return [[index(i) for i in row] for row in ids]
     except TypeError:
         raise UserError("ids are rows of whole numbers, such as [[5, 6], [7]]") from None

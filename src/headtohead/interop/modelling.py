@@ -21,7 +21,7 @@ from transformers.utils.generic import ModelOutput
 from headtohead.interop.configuring import HeadtoheadConfig
 from headtohead.interop.frame import Frame
 from headtohead.interop.keeping import GrowingCache
-from headtohead.interop.own import separate
+from headtohead.interop.own import fills, separate
 from headtohead.model.batch import Tokens
 from headtohead.model.reach import sees_its_answer
 from headtohead.model.transformer import Transformer
@@ -376,7 +376,7 @@ class HeadtoheadModel(_Separate):
         _plain(options)
         a = self.network.architecture
         if not separate(a):
-            if token_type_ids is None and input_ids is not None and sees_its_answer(a, "output"):
+            if token_type_ids is None and input_ids is not None and fills(a, self.frame):
                 token_type_ids = torch.zeros_like(input_ids)
             h, _ = self._one_row(input_ids, attention_mask, token_type_ids, None)
             return _returned(HeadtoheadOutput(last_hidden_state=h), options)

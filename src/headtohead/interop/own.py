@@ -25,18 +25,23 @@ def separate(a: Architecture) -> bool:
     return a.output_stream.holds == "output"
 
 
-def class_of(a: Architecture) -> str:
+def fills(a: Architecture, frame: Frame) -> bool:
+    """Whether a network answers holes where they stand, by what it sees or by what it learnt."""
+    return frame.in_place or sees_its_answer(a, "output")
+
+
+def class_of(a: Architecture, frame: Frame) -> str:
     """The class that a network is loaded with, if nobody says another."""
     if separate(a):
         return "HeadtoheadForSeq2SeqLM"
-    return "HeadtoheadForMaskedLM" if sees_its_answer(a, "output") else "HeadtoheadForCausalLM"
+    return "HeadtoheadForMaskedLM" if fills(a, frame) else "HeadtoheadForCausalLM"
 
 
 def own_config(a: Architecture, frame: Frame) -> dict[str, Any]:
     """What config.json says of a network of ours."""
     return {
         "model_type": MODEL_TYPE,
-        "architectures": [class_of(a)],
+        "architectures": [class_of(a, frame)],
         "architecture": a.model_dump(mode="json"),
         "frame": frame.model_dump(mode="json"),
         "is_encoder_decoder": separate(a),

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from headtohead.data.layouts import Layout
+from headtohead.data.objectives import Objective
 from headtohead.data.packing import Supervise, plan_rows
 from headtohead.data.shards import SPECIALS, Example, ExampleStore, order
 from headtohead.data.stream import Sharded, StreamRows
@@ -24,16 +27,18 @@ from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture, Stream
 from headtohead.model.batch import Batch
 from headtohead.model.parts import TwoDimensional
-from headtohead.model.visibility import OUTPUT, Coordinates
+from headtohead.model.visibility import INPUT, OUTPUT, Coordinates
 from headtohead.study.arms import matched_arms
 from headtohead.study.loading import load
 from headtohead.study.prepare import prepare, read_data, read_source, training_lengths
-from headtohead.study.results import read_run
+from headtohead.study.results import learnt_by, read_run
 from headtohead.study.terminal import INPUT_STYLE, OUTPUT_STYLE, matrices
 from headtohead.validation import suggest
 
 MOST_IN_MATRICES = 28
-"""Tokens of an example up to which who sees whom is drawn pair by pair: more don't fit a line."""
+"""Tokens of an example of which who sees whom is drawn pair by pair, on a wide terminal: more don't fit a screen."""
+BESIDE_MATRICES = 8
+"""Characters of a matrix's line that are no token's: the row's letter, and the gap after each read."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def explain(
     if not 1 <= number <= len(shown.examples):
         raise UserError(f"--example {number}: the row holds {len(shown.examples)}, counted from 1")
     console = Console(file=sys.stdout, highlight=False)
-    for part in rendered(shown, number - 1, tokens):
+    for part in rendered(shown, number - 1, tokens, console.width):
         console.print(part)
 
 
@@ -80,6 +85,7 @@ def _of_run(folder: Path) -> Shown:
     wanted = description["data"]
     data = (folder / wanted["folder"]).resolve()
     network = Architecture.model_validate(description["architecture"])
+    title = f"{folder.name}: {description['label']}, {_learns(learnt_by(folder, description))}"
     if wanted.get("shards"):
         sharded, key, seed = Sharded.open(data), wanted["train"], description["recipe"]["seed"]
         rows = StreamRows(
@@ -88,13 +94,13 @@ def _of_run(folder: Path) -> Shown:
         examples, store = rows.at(0)[0], sharded.store("train", key)
         names = tuple(store.name_of(e.document) for e in examples)
         return Shown(
-            f"{folder.name}: {description['label']}", network, description["supervise"], wanted["row"],
-            wanted["side"], examples, names, sharded.tokenizer(),
+            title, network, description["supervise"], wanted["row"], wanted["side"], examples, names,
+            sharded.tokenizer(),
         )  # fmt: skip
     read_data(data)
     return _first_row(
-        f"{folder.name}: {description['label']}", network, description["supervise"], wanted["row"], wanted["side"],
-        data, wanted.get("train", "train"), list(wanted["stores"]), description["recipe"]["seed"],
+        title, network, description["supervise"], wanted["row"], wanted["side"], data,
+        wanted.get("train", "train"), list(wanted["stores"]), description["recipe"]["seed"],
     )  # fmt: skip
 
 
@@ -105,14 +111,19 @@ def _of_study(file: Path, key: str | None, text: list[Path], field: str, folder:
         raise UserError(f"{file} has no arm '{key}': {suggest(key, list(arms))}")
     matched = arms[key or next(iter(arms))]
     data = prepare(study, read_source(text, None, field), folder, lambda line: None)
-    objective = matched.arm.objective
-    learns = "" if objective is None else f", learns by {objective.model_dump().pop('kind')}"
+    own = matched.arm.objective
+    learnt = [study.data.objective(region) for region in study.data.regions] if own is None else [own]
     found = _first_row(
-        f"{study.name}: {matched.arm.label}{learns}", matched.architecture, matched.arm.supervise, study.data.row,
-        study.data.side, folder, study.trains_on(matched.arm), list(data["stores"]), study.seeds[0],
+        f"{study.name}: {matched.arm.label}, {_learns(learnt)}", matched.architecture, matched.arm.supervise,
+        study.data.row, study.data.side, folder, study.trains_on(matched.arm), list(data["stores"]), study.seeds[0],
     )  # fmt: skip
     others = tuple(name for name in arms if name != matched.arm.key)
     return Shown(**{**vars(found), "others": others})
+
+
+def _learns(objectives: Sequence[Objective]) -> str:
+    kinds = [type(one).model_fields["kind"].default for one in objectives]
+    return f"learns by {' and '.join(kinds)}{' in turn' if len(kinds) > 1 else ''}"
 
 
 def _first_row(
@@ -128,36 +139,33 @@ def _first_row(
     return Shown(title, network, supervise, row, side, examples, names, tokenizer)
 
 
-def rendered(shown: Shown, number: int, tokens: int) -> list[Text | Table]:
-    """The parts that are printed, from top to bottom."""
+def rendered(shown: Shown, number: int, tokens: int, width: int) -> list[Text | Table]:
+    """The parts that are printed, from top to bottom, for a terminal so many characters wide."""
     a = shown.network
     layout = Layout(a, shown.supervise, shown.row, shown.side)
     batch = layout.batch([shown.examples])
+    count = f"{len(shown.examples)} example{'s' * (len(shown.examples) > 1)}"
     held = ", ".join(f"{layout.width(stream)} in '{stream.name}'" for stream in a.streams)
     found: list[Text | Table] = [
         Text(shown.title, style="bold"),
-        Text(
-            f"loss on {shown.supervise}; {len(shown.examples)} examples in the row, with places for {held}",
-            style="dim",
-        ),
+        Text(f"loss on {shown.supervise}; row of {count}; places: {held}", style="dim"),
         Text(f"example {number + 1}: {shown.documents[number]}, region {shown.examples[number].region}"),
         Text.assemble(
-            ("I", INPUT_STYLE), " input part, ", ("O", OUTPUT_STYLE), " output part; "
-            "target: what the place has to say; * carries loss and is scored, + carries loss alone", style="dim",
+            ("I", INPUT_STYLE), " input part   ", ("O", OUTPUT_STYLE), " output part   ",
+            "target: what the place has to say", style="dim",
         ),
+        Text("* carries loss and is scored   + carries loss, is not scored", style="dim"),
     ]  # fmt: skip
     for stream in a.streams:
         found += ["", *_table(shown, batch, stream, number, tokens)]  # type: ignore[list-item]
-    small = sum(1 + n for n in shown.examples[number].held)
-    if small <= MOST_IN_MATRICES:
-        found += ["", *matrices(a, lambda stream: _where(batch, stream, number))]  # type: ignore[list-item]
-    else:
-        found.append(
-            Text(
-                f"who sees whom: headtohead draw (this example's {small} tokens are too many for a line)",
-                style="dim",
-            )
-        )
+    fit = min(MOST_IN_MATRICES, (width - BESIDE_MATRICES) // 2)
+    of_input, of_output = (1 + n for n in shown.examples[number].held)
+    first = min(of_input, max(fit // 2, fit - of_output))
+    cut = (first, min(of_output, fit - first))
+    found += ["", *matrices(a, lambda stream: _where(batch, stream, number, cut))]  # type: ignore[list-item]
+    if cut != (of_input, of_output):
+        drawn = f"drawn: the first {cut[0]} of {of_input} tokens of the input, {cut[1]} of {of_output} of the output"
+        found.append(Text(drawn, style="dim"))
     if shown.others:
         found.append(Text(f"other arms: {', '.join(shown.others)} (--arm)", style="dim"))
     return found
@@ -213,8 +221,12 @@ def word(tokenizer: Tokenizer, token: int) -> str:
     return text.replace(" ", "\u2423").replace("\n", "\u21b5").replace("\ufffd", "\u25a1")
 
 
-def _where(batch: Batch, stream: Stream, number: int) -> tuple[Coordinates, list[str]]:
+def _where(batch: Batch, stream: Stream, number: int, cut: tuple[int, int]) -> tuple[Coordinates, list[str]]:
+    """Where the first tokens of an example's input and output part stand in a stream, and a letter for each."""
     held = batch.streams[stream.name]
-    chosen = held.document[0] == number
+    own = held.document[0] == number
+    chosen = torch.zeros_like(own)
+    for part, most in zip((INPUT, OUTPUT), cut, strict=True):
+        chosen[(own & (held.part[0] == part)).nonzero()[:most]] = True
     where = Coordinates(*(axis[0][chosen].numpy() for axis in held.coordinates))
     return where, ["y" if part == OUTPUT else "x" for part in where.part.tolist()]

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headtohead.data.objectives import Objective, objective, of_region
+from headtohead.data.stream import Sharded
 from headtohead.errors import UserError
 from headtohead.files import read_json, write_atomic
 from headtohead.study.schedule import Run, differences, identity_of
@@ -52,6 +54,20 @@ def read_run(folder: Path) -> dict[str, Any]:
     if found.get("identity") != identity_of(found):
         raise UserError(f"the run {path} is not what its study wrote: {again}")
     return found
+
+
+def learnt_by(folder: Path, description: Mapping[str, Any]) -> list[Objective]:
+    """The objectives that a run trains by: its own, that by which its shards were cut, or those of its regions, in
+    turn.
+    """
+    if "objective" in description:
+        return [objective(description["objective"])]
+    wanted = description["data"]
+    if wanted.get("shards"):
+        sharded = Sharded.open((folder / wanted["folder"]).resolve())
+        tables = sharded.description["settings"]["objectives"]
+        return [objective(tables[sharded.objectives.index(wanted["train"])])]
+    return [of_region(region) for region in wanted["regions"]]
 
 
 def read_plan(out: Path, right: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ __all__ = [
     "aligned",
     "examples",
     "objective",
+    "of_region",
     "pair_examples",
     "tokenizer_texts",
     "windows",
@@ -83,6 +84,12 @@ def objective(value: str | Mapping[str, Any] | Objective, where: str = "objectiv
     if kind not in KINDS:
         raise UserError(f"{where}: no objective is called {kind!r}: {suggest(str(kind), list(KINDS))}")
     return validated(KINDS[kind], table, where)
+
+
+def of_region(region: str) -> Objective:
+    """The objective that cuts texts, or the user's pairs, into the examples of a scored region."""
+    kinds = (PrefixLM, Restoration, CausalLM, Answer)
+    return next(kind() for kind in kinds if kind().region == region)
 
 
 def _objective(value: Any) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +25,28 @@ from headtohead.model.parts import Frozen
 T = TypeVar("T")
 
 
-def text_after(example: Example, before: Sequence[int], mode: int, input: Ids) -> Example:
-    """The example with another input, and an output that begins with tokens that are given, not scored."""
-    place = max(0, len(input) - 1)
-    where = [*[SPECIAL] * len(before), *[place] * len(example.output)]
-    output = np.array([*before, *example.output], np.int32)
-    return replace(example, input=input, output=output, mode=mode, where=np.array(where, np.int32))
+Given = Literal["input", "output", "both"]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a network that learnt by an objective is used to see any input and output.
+
+    mode: the mode token before the input. after: ids after the input's text. start: ids that begin the output,
+    given and not scored. given: where the input's text stands: as the input, at the beginning of the output (after
+    `start`, given too), or in both.
+    """
+
+    mode: int
+    after: tuple[int, ...] = ()
+    start: tuple[int, ...] = ()
+    given: Given = "input"
+
+    def framed(self, text: Sequence[int]) -> tuple[list[int], list[int]]:
+        """What the input part holds after the mode token, and what is given of the output part, for an input's ids."""
+        shown = [] if self.given == "output" else text
+        begun = [] if self.given == "input" else text
+        return [*shown, *self.after], [*self.start, *begun]
 
 
 MASK = "<mask>"
@@ -180,11 +196,24 @@ class Objective(Frozen):
         """The example of a window, with the ids of each of its `texts`."""
         raise NotImplementedError
 
+    def manner(self, codes: Codes) -> Manner:
+        """How a network that learnt by this objective is used to see any input and output."""
+        raise NotImplementedError
+
     def present(self, example: Example, codes: Codes) -> Example:
-        """Any input and output, as a network that learnt by this objective is used to see them: the same text,
-        of which the same tokens are scored.
+        """Any input and output, in this objective's manner: the same text, of which the same tokens are scored.
+        Holes that are answered in place stay as they were made.
         """
-        return example
+        if example.in_place:
+            return example
+        manner = self.manner(codes)
+        shown, begun = manner.framed(example.input.tolist())
+        where = example.where
+        if begun or len(shown) != len(example.input):
+            place = max(0, len(shown) - 1)
+            where = np.array([*[SPECIAL] * len(begun), *[place] * len(example.output)], np.int32)
+        output = np.array([*begun, *example.output], np.int32)
+        return replace(example, input=np.array(shown, np.int32), output=output, mode=manner.mode, where=where)
 
     def check(self, texts: Sequence[str]) -> None:
         """Raises UserError where the training text isn't one that this objective can learn from."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
-from headtohead.data.objectives.base import END_OF_BLANK, MASK, Codes, Draws, Made, Objective, text_after
+from headtohead.data.objectives.base import END_OF_BLANK, MASK, Codes, Draws, Made, Manner, Objective
 from headtohead.data.objectives.spans import Rate, Span
 from headtohead.data.objectives.words import sentences
-from headtohead.data.shards import SPECIAL, Example
+from headtohead.data.shards import SPECIAL
 
 MEAN_SPAN = 3.0
 """The Poisson mean of a span's length."""
@@ -85,9 +83,9 @@ class BlankInfilling(Objective):
         sizes = codes.bytes_of(shown), codes.bytes_of(output)
         return Made(shown, output, codes["<infill>"], True, *sizes, where)
 
-    def present(self, example: Example, codes: Codes) -> Example:
+    def manner(self, codes: Codes) -> Manner:
         """The output is a blank at the end of the input."""
-        return text_after(example, [], codes["<infill>"], np.append(example.input, np.int32(codes[MASK])))
+        return Manner(codes["<infill>"], after=(codes[MASK],))
 
     def _chosen(self, pieces: Sequence[list[int]], draws: Draws) -> list[Span]:
         length = sum(map(len, pieces))

@@ -11,14 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 from rapidfuzz.distance import LCSseq
 
-from headtohead.data.objectives.base import MASK, Codes, Made, Objective, text_after
+from headtohead.data.objectives.base import MASK, Codes, Made, Manner, Objective
 from headtohead.data.objectives.spans import Rate
 from headtohead.data.objectives.windows import cut_at
 from headtohead.data.objectives.words import is_word, sentences, words
-from headtohead.data.shards import Example
 
 
 def by_rouge(pieces: Sequence[str], count: int) -> list[int]:
@@ -94,11 +92,9 @@ class GapSentences(Objective):
             found = [part for part in (data[:at].decode(), data[at:].decode()) if part]
         return tuple(found)
 
-    def present(self, example: Example, codes: Codes) -> Example:
+    def manner(self, codes: Codes) -> Manner:
         """The output is a sentence missing at the end of the input."""
-        blank = [codes[MASK]] if self.blanks else []
-        shown = np.append(example.input, np.array(blank, np.int32))
-        return text_after(example, [], codes["<summarise>"], shown)
+        return Manner(codes["<summarise>"], after=(codes[MASK],) if self.blanks else ())
 
     def chosen(self, pieces: Sequence[str]) -> list[int]:
         """The sentences that are the output: at least one, and never all of several."""

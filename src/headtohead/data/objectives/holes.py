@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from headtohead.data.objectives.base import MASK, Codes, Draws, Made, Objective
+from headtohead.data.objectives.base import MASK, Codes, Draws, Made, Manner, Objective
 from headtohead.data.objectives.spans import Rate
 from headtohead.data.objectives.words import is_word, words
 
@@ -62,6 +62,9 @@ class MaskedLM(Objective):
 
     def specials(self, window_bytes: int) -> tuple[str, ...]:
         return ("<fill>", MASK)
+
+    def manner(self, codes: Codes) -> Manner:
+        return Manner(codes["<fill>"])
 
     def make(self, window: str, ids: Sequence[list[int]], codes: Codes) -> Made:
         draws, text = Draws(self.seed, window), ids[0]
@@ -126,6 +129,10 @@ class UniLM(Objective):
 
     def specials(self, window_bytes: int) -> tuple[str, ...]:
         return (*self.MODES, MASK)
+
+    def manner(self, codes: Codes) -> Manner:
+        """The text is seen whole."""
+        return Manner(codes[self.MODES[0]])
 
     def make(self, window: str, ids: Sequence[list[int]], codes: Codes) -> Made:
         draws, text = Draws(self.seed, window), ids[0]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
-from headtohead.data.objectives.base import MASK, Codes, Draws, Made, Objective, text_after
+from headtohead.data.objectives.base import MASK, Codes, Draws, Made, Manner, Objective
 from headtohead.data.objectives.words import sentences
-from headtohead.data.shards import Example
 
 MEAN_SPAN = 3.0
 """The Poisson mean of an infilled span's length."""
@@ -74,10 +72,9 @@ class Denoising(Objective):
         sizes = codes.bytes_of(seen), codes.bytes_of(output)
         return Made(seen, output, codes["<denoise>"], True, *sizes)
 
-    def present(self, example: Example, codes: Codes) -> Example:
+    def manner(self, codes: Codes) -> Manner:
         """The input is written first, as it was shown with a mask at its end; the output is what the mask is."""
-        shown = np.append(example.input, np.int32(codes[MASK]))
-        return text_after(example, example.input.tolist(), codes["<denoise>"], shown)
+        return Manner(codes["<denoise>"], after=(codes[MASK],), given="both")
 
     def _masked(self, length: int, draws: Draws) -> list[tuple[int, int]]:
         """Spans that don't touch, by start and length, ascending."""

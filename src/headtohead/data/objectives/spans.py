@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Annotated, Literal, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
-from headtohead.data.objectives.base import Codes, Draws, Made, Objective, sentinels, text_after
-from headtohead.data.shards import SPECIAL, Example
+from headtohead.data.objectives.base import Codes, Draws, Made, Manner, Objective, sentinels
+from headtohead.data.shards import SPECIAL
 
 MOST_SENTINELS = 100
 """As T5's vocabulary has."""
@@ -104,15 +103,15 @@ class _Denoising(Objective):
         sizes = codes.bytes_of(shown), codes.bytes_of(output)
         return Made(shown, output, codes[denoiser.mode], True, *sizes, where)
 
-    def present(self, example: Example, codes: Codes) -> Example:
+    def manner(self, codes: Codes) -> Manner:
         """The output is a span missing at the end of the input: UL2's S-denoiser, or the nearest to it."""
         at_end = [denoiser for denoiser, _ in self.denoisers if denoiser.at_end]
         longest = max(
             (denoiser for denoiser, _ in self.denoisers), key=lambda d: (d.rate, d.mean < 1, d.mean)
         )
         mode = codes[(at_end or [longest])[0].mode]
-        sentinel = codes.sentinels[0]
-        return text_after(example, [sentinel], mode, np.append(example.input, np.int32(sentinel)))
+        sentinel = codes.sentinels[:1]
+        return Manner(mode, after=tuple(sentinel), start=tuple(sentinel))
 
 
 class SpanCorruption(_Denoising):

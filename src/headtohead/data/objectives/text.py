@@ -8,10 +8,10 @@ import hashlib
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from headtohead.data.objectives.base import Codes, Made, Objective, text_after
+from headtohead.data.objectives.base import Codes, Made, Manner, Objective
 from headtohead.data.objectives.windows import cut_at
 from headtohead.data.objectives.words import words
-from headtohead.data.shards import CONTINUE, PAIR, RESTORE, TEXT, Example
+from headtohead.data.shards import CONTINUE, PAIR, RESTORE, TEXT
 from headtohead.errors import UserError
 
 VOWELS = "aeiouAEIOU"
@@ -37,6 +37,9 @@ class TextToText(Objective):
         given, output = self.cut(window)
         return Made(ids[0], ids[1], self.mode, self.ends, len(given.encode()), len(output.encode()))
 
+    def manner(self, codes: Codes) -> Manner:
+        return Manner(self.mode)
+
 
 class CausalLM(TextToText):
     """All output: the input is empty.
@@ -58,9 +61,9 @@ class CausalLM(TextToText):
     def cut(self, window: str) -> tuple[str, str]:
         return "", window
 
-    def present(self, example: Example, codes: Codes) -> Example:
+    def manner(self, codes: Codes) -> Manner:
         """All output: the input is text before it, given and not scored."""
-        return text_after(example, example.input.tolist(), self.mode, example.input[:0])
+        return Manner(self.mode, given="output")
 
 
 class PrefixLM(TextToText):

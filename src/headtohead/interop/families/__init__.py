@@ -57,6 +57,11 @@ def describe(config: Config) -> Architecture:
         raise UserError(
             f"the config of this {config['model_type']} is no network: {explained(Architecture, error)}"
         ) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the config of this {config['model_type']} has a setting of the wrong kind ({error}): compare it with one "
+            "that save_pretrained writes"
+        ) from error
 
 
 def to_ours(

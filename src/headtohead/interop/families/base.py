@@ -90,10 +90,13 @@ class Family:
 
 
 def need(config: Config, key: str) -> Any:
-    """A setting that must be there. Raises UserError naming it."""
-    if config.get(key) is None:
-        raise UserError(f"the config of this {config.get('model_type')} has no {key}")
-    return config[key]
+    """A number, or a table, that must be there. Raises UserError naming it."""
+    kind, value = config.get("model_type"), config.get(key)
+    if value is None:
+        raise UserError(f"the config of this {kind} has no {key}")
+    if isinstance(value, bool) or not isinstance(value, int | float | Mapping):
+        raise UserError(f"the config of this {kind} says {key} = {value!r}: it should be a number")
+    return value
 
 
 def only(config: Config, **allowed: Any) -> None:

@@ -114,8 +114,11 @@ encoder causal cost it four points. The published T5-like sizes are s, b, l and 
 (merged attention), and one table of embeddings for everything, which together save a sixth of the parameters at
 little loss. Norms before and after each sublayer, queries and keys normed with weights, five local layers to
 each global one, with RoPE of base 10,000 and 1,000,000. The window narrows self-attention alone; the input is
-seen whole in every layer. That positions count on from input to output is our choice, as is leaving out the
-vision tower of the released models.""",
+seen whole in every layer. The released code differs from this description in three things. There the output's
+positions begin at 0 again; here they count on from the input's. There the keys of the input are not turned by RoPE in
+merged attention, though the queries are; here both are, so that distance means the same across the streams. There the
+encoder's local layers see 255 tokens back and 256 ahead of a window of 512; here 511 on either side. So released
+weights can't be imported. The vision tower is left out.""",
         _t5gemma_2,
         {
             "270m-270m": _gemma_3(640, 2048, 18, 4, 1, SMALL_WINDOW),
