@@ -14,12 +14,25 @@ from collections.abc import Sequence
 
 import typer
 
-from headtohead.cli import bench, data, exchange, fleet, networks, studies, training
+from headtohead.cli import bench, data, exchange, fits, fleet, networks, studies, tasks, training
 from headtohead.cli.base import PROGRAM, app, spread
 from headtohead.errors import Interrupted, UserError
 from headtohead.files import explain_os_error
 
-__all__ = ["app", "bench", "data", "exchange", "fleet", "networks", "run", "spread", "studies", "training"]
+__all__ = [
+    "app",
+    "bench",
+    "data",
+    "exchange",
+    "fits",
+    "fleet",
+    "networks",
+    "run",
+    "spread",
+    "studies",
+    "tasks",
+    "training",
+]
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
