@@ -107,3 +107,18 @@ def test_the_sentence_says_who_what_and_why() -> None:
     assert difference.sentence == (
         "causal and prefix differ in tokens that carry loss (100 and 50), and the study does not declare it"
     )
+
+
+def test_a_precision_that_the_recipe_asks_for_is_a_matter_of_the_recipe() -> None:
+    results = [result(arm, 1) for arm in ("causal", "prefix")]
+    for run, dtype, compiled in zip(results, ("fp32", "bf16"), (False, True), strict=True):
+        run["identity"].update(dtype=dtype, compiled=compiled)
+        run["recipe"].update(precision=dtype, compile=compiled)
+    (asked,) = undeclared_differences(results, STUDY)
+    assert asked.dimension == "recipe" and "the study does not declare it" in asked.sentence
+    results[1]["identity"]["compiled"] = (
+        False  # where it could not be compiled, the arms differ as nobody asked
+    )
+    results[0]["recipe"]["compile"] = True
+    results[0]["identity"]["compiled"] = True
+    assert "compiled" in [found.dimension for found in undeclared_differences(results, STUDY)]

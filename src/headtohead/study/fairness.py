@@ -27,6 +27,9 @@ SAME_ALWAYS = {
 }
 """Of a run's identity: what no study may declare to differ, and neither the examples read and scored."""
 
+ASKED = {"dtype": "precision", "compiled": "compile"}
+"""Of these, what two recipes may ask for differently; each run must then be what its own recipe asks for."""
+
 DEFAULTS = {key: Recipe.model_fields[key].default for key in ("optimizer", "schedule")}
 """What a recipe that doesn't say so has."""
 
@@ -87,7 +90,7 @@ def _differences(
 ) -> Iterator[tuple[str, Any, Any]]:
     """(dimension, value of a, value of b) wherever two runs of one seed differ."""
     for key in SAME_ALWAYS:
-        if a["identity"].get(key) != b["identity"].get(key):
+        if a["identity"].get(key) != b["identity"].get(key) and not (_as_asked(key, a) and _as_asked(key, b)):
             yield key, a["identity"].get(key), b["identity"].get(key)
     if (a["documents"]["names"], a["documents"]["bytes"]) != (
         b["documents"]["names"],
@@ -116,6 +119,11 @@ def _differences(
     one, two = _network(a["description"]), _network(b["description"])
     yield from ((key, one[key], two[key]) for key in one if one[key] != two[key])
     yield from _recipes(a["recipe"], b["recipe"])
+
+
+def _as_asked(key: str, run: Mapping[str, Any]) -> bool:
+    """Whether a run was computed as its recipe says: two that differ in it then differ in their recipes."""
+    return key in ASKED and run["identity"][key] == run["recipe"].get(ASKED[key])
 
 
 def _kind(result: Mapping[str, Any]) -> str:
