@@ -139,7 +139,7 @@ def test_a_full_disk_under_finished_results(real: bool, place: Path, capfd: Told
 @REAL
 def test_a_full_disk_under_a_checkpoint(real: bool, place: Path, capfd: Told) -> None:
     shutil.rmtree("halfway/runs/full-prefix-seed2")
-    with no_space(place / "halfway" / "runs", 65536, real, checkpoint, "_write_synced"):
+    with no_space(place / "halfway" / "runs", 65536, real, staging, "_write_synced"):
         before = snapshot(place)
         found = answer(RUN, capfd)
         for told_of_steps in (f"{HALF}/metrics.jsonl", f"{HALF}/progress.json"):

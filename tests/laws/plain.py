@@ -152,10 +152,10 @@ class Plain:
         stands = [] if example.where is None or example.in_place else [int(w) for w in example.where]
         if not stands:
             return first - 1, 1 + place
-        # <start> and each special token count with the span that comes after them.
+        # <start> and special tokens count with the span that comes after them, which the first of them begins.
         spans = [-1, *stands]
         after = next((s for s in spans[place:] if s >= 0), -1)
-        begins = max(i for i in range(place + 1) if spans[i] < 0)
+        begins = max(i for i in range(place + 1) if spans[i] < 0 and (i == 0 or spans[i - 1] >= 0))
         return (1 + after if after >= 0 else first - 1), 1 + place - begins
 
     def first_of_output(self) -> int:

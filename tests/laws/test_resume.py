@@ -42,9 +42,13 @@ def run(cell: Cell, folder: Path, seed: int, killed_at: int | None = None) -> tu
     def batch_at(step: int) -> list[Batch]:
         if step == killed_at:
             raise Killed
-        torch.rand(())  # as dropout would: what is drawn later depends on how often
         chosen = np.random.default_rng(step).permutation(len(examples))[:4]
         return [layout.batch([[examples[i] for i in chosen[part : part + 2]]]) for part in (0, 2)]
+
+    def flops_of(batch: Batch) -> float:
+        return float(
+            torch.rand(())
+        )  # drawn in every step, as dropout would: what is drawn later depends on how often
 
     def evaluate(network: Transformer, step: int) -> dict[str, float]:
         return {"noise": float(torch.rand(()))}  # draws from the random state, as sampling would
@@ -56,7 +60,7 @@ def run(cell: Cell, folder: Path, seed: int, killed_at: int | None = None) -> tu
         RECIPE,
         folder,
         ledger=PlainLedger(),
-        flops_of=lambda batch: 1.0,
+        flops_of=flops_of,
         evaluate=evaluate,
         evaluate_at=(0, 3, STEPS),
     )

