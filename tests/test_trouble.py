@@ -40,7 +40,7 @@ from tests.kitchen import (
 
 from headtohead.files import FolderLock
 from headtohead.study.processes import NOTE, Worker
-from headtohead.train import checkpoint, runtime
+from headtohead.train import checkpoint, runtime, staging
 
 Told = pytest.CaptureFixture[str]
 
