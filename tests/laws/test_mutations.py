@@ -454,7 +454,7 @@ FAULTS = (
     Fault(
         "the random state starts afresh after a stop",
         checkpoint.Checkpoint.restore,
-        "torch.set_rng_state(tensor.clone())",
+        "set_random_states(self.optimizer, device_of(model))",
         "pass",
         (on(RESUME, "redllm"),),
     ),
