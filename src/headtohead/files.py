@@ -73,7 +73,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         temporary = None
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {explain_os_error(error)}") from error
     finally:
@@ -91,8 +91,8 @@ def _mode_of_new_file(path: Path) -> int:
         return 0o666 & ~mask
 
 
-def _sync_folder(folder: Path) -> None:
-    """The rename itself is on the disk only once its folder is."""
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk: a rename is there only once its folder is."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -210,7 +210,7 @@ def test_a_window_is_corrupted_in_one_way(kind: Objective) -> None:
 
 
 @pytest.mark.parametrize("kind", CORRUPTING, ids=name)
-def test_stores_keep_examples_as_they_are(kind: Objective, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_stores_keep_examples_as_they_are(kind: Objective, tmp_path) -> None:
     tokenizer = tokenizer_of(kind)
     found = examples(documents(3, 900), [kind], tokenizer, WINDOW)
     found.save(tmp_path, "train")

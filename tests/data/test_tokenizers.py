@@ -108,6 +108,6 @@ def test_a_bpe_tokenizer_is_a_plain_hugging_face_file() -> None:
     assert isinstance(BPE, BPETokenizer)
     import tokenizers
 
-    again = tokenizers.Tokenizer.from_str(BPE._content)  # pyright: ignore[reportPrivateUsage]
+    again = tokenizers.Tokenizer.from_str(BPE._content)
     assert again.encode("the <end>").ids == BPE.encode("the <end>")
     assert [again.token_to_id(name) for name in SPECIALS] == list(range(7))

@@ -108,7 +108,7 @@ def test_cache_bytes_equal_those_of_a_cache_that_is_full(cell: Cell) -> None:
     batch, n, m = exact(cell, example)
     caches = []
     start = cell.model.start_cache
-    cell.model.start_cache = lambda capacity: caches.append(start(capacity)) or caches[-1]  # type: ignore[method-assign]
+    cell.model.start_cache = lambda capacity: caches.append(start(capacity)) or caches[-1]
     try:
         cached(cell.model, batch.streams)
     finally:

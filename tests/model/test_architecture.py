@@ -133,4 +133,4 @@ def test_a_result_of_the_first_version_is_still_read() -> None:
 
 def test_a_description_can_t_be_changed() -> None:
     with pytest.raises(ValidationError):
-        architecture("decllm-nano").heads = 8  # pyright: ignore[reportAttributeAccessIssue]
+        architecture("decllm-nano").heads = 8

@@ -51,7 +51,7 @@ def test_its_forward_pass_is_the_reference(text: str, biased: bool, key_heads: i
     slopes = torch.tensor(alibi_slopes(HEADS))
     at = where.position
 
-    def alibi(score, b, h, i, j):  # type: ignore[no-untyped-def]
+    def alibi(score, b, h, i, j):
         return score - slopes[h] * (at[b, i] - at[b, j]).abs()
 
     bias = -slopes[:, None, None] * (at[:, None, :, None] - at[:, None, None, :]).abs()

@@ -34,7 +34,7 @@ def test_what_is_kept_for_each_parameter() -> None:
     assert found["weights"] == found["gradients"] == 4 * count and found["optimizer"] == 8 * count
 
 
-def _on_no_device(a) -> Transformer:  # type: ignore[no-untyped-def]
+def _on_no_device(a) -> Transformer:
     with torch.device("meta"):
         return Transformer(a)
 

@@ -115,7 +115,7 @@ def test_a_run_marks_a_spike_once_however_often_it_is_stopped(tmp_path: Path) ->
                 *(value * 5 if at_50 and key in ("nats", "total") else value for key, value in _fields(sums))
             )
 
-        model.loss = loss  # type: ignore[method-assign]
+        model.loss = loss
         small.run(folder, model=model, changes=settings, evaluate_at=(), **more)
 
     poisoned(tmp_path / "a", on_line=lambda kind, line: told.append((kind, dict(line))))

@@ -17,6 +17,8 @@ ANSWER, TRAIN, LOOK = "Answer a question", "Train a network", "Look at a network
 EXCHANGE, INSIDE = "Exchange networks", "Inside a study"
 PANELS = (ANSWER, TRAIN, LOOK, EXCHANGE, INSIDE)
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
 
 class Readable:
     """Help as it is meant to be read: paragraphs flow to the width of the terminal, flags show no type."""

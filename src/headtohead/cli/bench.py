@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headtohead.cli.base import TRAIN, Command, Group, app, at_least, complete_preset
+from headtohead.cli.base import TRAIN, AsJson, Command, Group, app, at_least, complete_preset
 
 bench = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(
@@ -39,7 +39,7 @@ def train(
     ] = 512,
     threads: Annotated[int, typer.Option(metavar="N", parser=at_least(1), help="Threads.")] = 2,
     rounds: Annotated[int, typer.Option(metavar="N", parser=at_least(1), help="Timed rounds.")] = 7,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time whole training steps in bf16 (forward, backward, clipping, optimizer) in turns with those of
     transformers' network of the same shape, eager and compiled.

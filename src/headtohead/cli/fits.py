@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from headtohead.cli.base import ANSWER, Command, app, at_least
+from headtohead.cli.base import ANSWER, AsJson, Command, app, at_least
 
 
 @app.command(cls=Command, rich_help_panel=ANSWER, short_help="Fit a scaling law to a table of losses.")
@@ -67,7 +67,7 @@ def fit(
         int, typer.Option(metavar="N", parser=at_least(0), help="Resamples for the intervals; 0 for none.")
     ] = 1000,
     seed: Annotated[int, typer.Option(metavar="N", parser=at_least(0), help="Of the resamples.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fit a scaling law to a table of runs: parameters with 95 % intervals, the largest size held out and
     predicted, the best size for a budget.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headtohead.cli.base import LOOK, Command, app, at_least, complete_preset
+from headtohead.cli.base import LOOK, AsJson, Command, app, at_least, complete_preset
 
 
 @app.command(
@@ -47,7 +47,7 @@ def plan(
     ] = "adafactor",
     share: Annotated[float, typer.Option(metavar="X", help="Share of the peak that products reach.")] = 0.4,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's ten pre-training runs.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print what fits and how long training would take: memory by part under DDP and FSDP2, with and without
     activation checkpointing, the largest micro-batch, and the time of a step and of the whole run.

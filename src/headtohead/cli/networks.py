@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headtohead.cli.base import LOOK, Command, ManyValues, app, at_least, complete_preset
+from headtohead.cli.base import LOOK, AsJson, Command, ManyValues, app, at_least, complete_preset
 from headtohead.errors import UserError
 
 
@@ -35,7 +35,7 @@ def budget(
     dtype: Annotated[
         str, typer.Option(metavar="TYPE", help="The KV cache's type: bf16, fp16, fp32.")
     ] = "bf16",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
     list_: Annotated[
         bool, typer.Option("--list", help="List the families of presets and their sizes.")
     ] = False,
@@ -84,7 +84,7 @@ def match(
         int, typer.Option("--output", metavar="M", parser=at_least(0), help="Tokens of output.")
     ] = 1024,
     tolerance: Annotated[float, typer.Option(metavar="X", help="How far off is still a match.")] = 0.01,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Bring one network to another's parameters, FLOPs or cache, in whole numbers of layers and widths.
 
@@ -167,7 +167,7 @@ def memory(
     optimizer: Annotated[
         str, typer.Option(metavar="NAME", help="adamw, muon, adafactor or adafactor-factored.")
     ] = "adamw",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print what training takes of memory: weights, gradients, optimizer, activations by part, the loss.
 

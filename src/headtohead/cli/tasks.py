@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from headtohead.cli.base import ANSWER, Command, Group, app, at_least, complete_run
+from headtohead.cli.base import ANSWER, AsJson, Command, Group, app, at_least, complete_run
 
 tasks = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(
@@ -83,7 +83,7 @@ def run(
         int, typer.Option(metavar="N", parser=at_least(1), help="Tokens of a written answer at most.")
     ] = 64,
     seed: Annotated[int, typer.Option(metavar="N", parser=at_least(0), help="Of the demonstrations.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Let a network answer a task: choices by likelihood, or written answers by exact match, chrF and ROUGE-L.
 

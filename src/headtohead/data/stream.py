@@ -60,6 +60,10 @@ class Sharded:
         self.vocabulary: int = description["vocabulary"]
         self.objectives: tuple[str, ...] = tuple(description["objectives"])
         """The keys of the objectives that the windows were cut by, the first being the default."""
+        self.cut_by: Mapping[str, Mapping[str, Any]] = dict(
+            zip(self.objectives, settings["objectives"], strict=True)
+        )
+        """Each of these objectives as a table."""
         self.sources: tuple[str, ...] = tuple(source["name"] for source in description["sources"])
         self.weights: tuple[float, ...] = tuple(source["weight"] for source in description["sources"])
 

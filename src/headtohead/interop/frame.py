@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pydantic import NonNegativeInt
 
-from headtohead.data.objectives.base import Given, Manner
+from headtohead.data.objectives.base import Given, Manner, shares
 from headtohead.data.shards import END, PAD, PAIR, SPECIALS, START
 from headtohead.model.parts import Frozen, Listed
 
@@ -36,8 +36,7 @@ class Frame(Frozen):
 
     def around(self, text: Sequence[int]) -> tuple[list[int], list[int]]:
         """The input part of an input's ids, and what is given of the output part."""
-        shown = [] if self.given == "output" else text
-        begun = [] if self.given == "input" else text
+        shown, begun = shares(self.given, text)
         return [*self.before, *shown, *self.after], [*self.start, *begun]
 
     @property

@@ -15,6 +15,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from headtohead.data.objectives.base import shares
 from headtohead.errors import UserError, about
 from headtohead.files import read_json, read_text, write_atomic
 from headtohead.interop.families import describe, to_ours, to_theirs
@@ -173,9 +174,11 @@ def around(frame: Frame, a: Architecture, names: Mapping[int, str]) -> dict[str,
     def text(name: str, kind: int) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": kind}}
 
-    shown = [] if writes and frame.given == "output" else [text("A", 0)]
-    begun = [text("A", 1)] if writes and frame.given != "input" else []
-    single = [*special(frame.before, 0), *shown, *special(frame.after, 0), *special(start, 1), *begun]
+    shown, begun = shares(frame.given if writes else "input", ["A"])
+    single = [
+        *(*special(frame.before, 0), *(text(name, 0) for name in shown), *special(frame.after, 0)),
+        *(*special(start, 1), *(text(name, 1) for name in begun)),
+    ]
     return {
         "type": "TemplateProcessing",
         "single": single,

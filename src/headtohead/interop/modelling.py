@@ -84,7 +84,7 @@ class HeadtoheadPreTrainedModel(PreTrainedModel):
         """The output stream's table, as a module to look at (the network holds the tensor itself)."""
         table = self.network.table(self.network.architecture.output_stream)
         made = nn.Embedding(table.shape[0], table.shape[1], device="meta")
-        made.weight = table  # pyright: ignore[reportAttributeAccessIssue]  a parameter
+        made.weight = table
         return made
 
     def get_output_embeddings(self) -> None:
@@ -403,7 +403,7 @@ class HeadtoheadEncoder(nn.Module):
     ) -> BaseModelOutput:
         """last_hidden_state (B, T, d)."""
         _plain(options)
-        return BaseModelOutput(last_hidden_state=self._model[0]._encoded(input_ids, attention_mask))  # type: ignore[arg-type]
+        return BaseModelOutput(last_hidden_state=self._model[0]._encoded(input_ids, attention_mask))
 
 
 def _batch(options: Mapping[str, Any]) -> dict[str, Any]:

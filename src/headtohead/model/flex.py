@@ -34,7 +34,7 @@ def blocks_of(reads: Sequence[tuple[Visibility, Coordinates]], queries: Coordina
     rows, length = queries.position.shape
     alike = not any(rule.differs_by_head for rule in rules)
     device = queries.position.device
-    return create_block_mask(seen, rows, None if alike else heads, length, edges[-1], device=device)  # pyright: ignore[reportArgumentType] - a device serves as well as its name
+    return create_block_mask(seen, rows, None if alike else heads, length, edges[-1], device=device)
 
 
 def _side_by_side(masks: Sequence[Callable[..., Any]], edges: Sequence[int]) -> Callable[..., Any]:

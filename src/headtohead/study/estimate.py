@@ -106,8 +106,8 @@ def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Tabl
         f"token; bytes of cache in bf16. Declared to differ: "
         f"{', '.join(plan.declared_differences) or 'nothing'}."
     )
-    for key, matched in arms.items():
-        if reason := too_large(plan.arm(key), matched.architecture, plan.optimizer(plan.arm(key))):
+    for matched in arms.values():
+        if reason := too_large(matched.arm, matched.architecture, plan.optimizer(matched.arm)):
             note += f" Not on this machine: {reason}."
     return table, note
 

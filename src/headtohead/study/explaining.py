@@ -157,12 +157,12 @@ def rendered(shown: Shown, number: int, tokens: int, width: int) -> list[Text | 
         Text("* carries loss and is scored   + carries loss, is not scored", style="dim"),
     ]  # fmt: skip
     for stream in a.streams:
-        found += ["", *_table(shown, batch, stream, number, tokens)]  # type: ignore[list-item]
+        found += ["", *_table(shown, batch, stream, number, tokens)]
     fit = min(MOST_IN_MATRICES, (width - BESIDE_MATRICES) // 2)
     of_input, of_output = (1 + n for n in shown.examples[number].held)
     first = min(of_input, max(fit // 2, fit - of_output))
     cut = (first, min(of_output, fit - first))
-    found += ["", *matrices(a, lambda stream: _where(batch, stream, number, cut))]  # type: ignore[list-item]
+    found += ["", *matrices(a, lambda stream: _where(batch, stream, number, cut))]
     if cut != (of_input, of_output):
         drawn = f"drawn: the first {cut[0]} of {of_input} tokens of the input, {cut[1]} of {of_output} of the output"
         found.append(Text(drawn, style="dim"))

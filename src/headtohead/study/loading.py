@@ -92,8 +92,8 @@ ELSEWHERE = {
 
 
 def learning_rates(study: Study, folder: Path) -> tuple[dict[str, float], dict[str, Any] | None]:
-    """Each arm's learning rate, and the whole committed search they come from (None: one rate, untuned, for
-    all).
+    """Each arm's learning rate, and the whole committed search they come from (None: untuned, the file's
+    own).
 
     Raises:
         UserError: no such file, or an arm that it doesn't hold.

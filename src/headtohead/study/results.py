@@ -65,8 +65,7 @@ def learnt_by(folder: Path, description: Mapping[str, Any]) -> list[Objective]:
     wanted = description["data"]
     if wanted.get("shards"):
         sharded = Sharded.open((folder / wanted["folder"]).resolve())
-        tables = sharded.description["settings"]["objectives"]
-        return [objective(tables[sharded.objectives.index(wanted["train"])])]
+        return [objective(sharded.cut_by[wanted["train"]])]
     return [of_region(region) for region in wanted["regions"]]
 
 

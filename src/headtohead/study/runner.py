@@ -72,8 +72,8 @@ def study(
     if dry_run:
         estimate.show(file, plan, rates, source, arms, workers or Here().slots())
         return
-    for key, matched in arms.items():
-        if reason := too_large(plan.arm(key), matched.architecture, plan.optimizer(plan.arm(key))):
+    for matched in arms.values():
+        if reason := too_large(matched.arm, matched.architecture, plan.optimizer(matched.arm)):
             raise UserError(f"{file}: {reason}: make it smaller")
     chosen, committed = ({}, None) if rates else learning_rates(plan, file.parent)
     folder = out or Path("runs") / (rates or plan).name

@@ -176,7 +176,7 @@ def _from_shards(solo: Solo, where: str, folder: Path, read_network: Callable[[P
             f"{shards} was tokenized with another tokenizer than {origin.name}: shard the text with --tokenizer of it"
         )
     a = network(solo, where, None if origin is None else origin.architecture, sharded.vocabulary)
-    made = dict(zip(sharded.objectives, sharded.description["settings"]["objectives"], strict=True))
+    made = sharded.cut_by
     key = sharded.objectives[0]
     if solo.objective is not None:
         fitting = [name for name, table in made.items() if objective(table) == solo.objective]
@@ -321,18 +321,16 @@ def _work(folder: Path, track: str | None, go_on: str, team: Team | None) -> Non
     from headtohead.measure.limits import matmul_peak
     from headtohead.study import worker
     from headtohead.study.watching import Watch
-    from headtohead.train.checkpoint import checkpoints
     from headtohead.train.recipe import Recipe
     from headtohead.train.runtime import configure
+    from headtohead.train.staging import checkpoints
 
     recipe = description["recipe"]
     runtime = configure(Recipe.model_validate(recipe), lambda line: None)
     peak = None
     if team is None and runtime.device == "cpu":  # of one CPU process it is known what the most would be
-        bf16 = runtime.precision == "bf16"
-        peak = matmul_peak(
-            torch.bfloat16 if bf16 else torch.float32
-        )  # before the run, which it must not disturb
+        # Before the run, which it must not disturb.
+        peak = matmul_peak(torch.bfloat16 if runtime.precision == "bf16" else torch.float32)
     per_token = _bytes_per_token(folder, description["data"])
     last = next(iter(checkpoints(folder / "checkpoints")), None)
     reached = 0 if last is None else int(last.name.removeprefix("step-"))

@@ -45,7 +45,7 @@ def _as_tuple(sums: LossSums) -> tuple[Tensor, ...]:
 def replicas(model: Transformer) -> DistributedDataParallel:
     """DDP around the loss of a network that every rank holds: after a backward pass gradients are sums over ranks."""
     # Blocks are compiled one by one, each a whole graph: DDP has nothing to cut there.
-    torch._dynamo.config.optimize_ddp = False  # pyright: ignore[reportAttributeAccessIssue]
+    torch._dynamo.config.optimize_ddp = False
     found = DistributedDataParallel(_Loss(model), gradient_as_bucket_view=True)
     found.register_comm_hook(None, lambda state, bucket: _added(bucket))
     return found

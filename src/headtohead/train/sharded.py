@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from headtohead.errors import UserError
-from headtohead.files import sha256_of
+from headtohead.files import sha256_of, sync_folder
 from headtohead.train.checkpoint import (
     SHARDED,
     Damaged,
@@ -41,7 +41,7 @@ from headtohead.train.checkpoint import (
 )
 from headtohead.train.devices import RANDOM, random_states, set_random_states
 from headtohead.train.parallel import Team
-from headtohead.train.staging import Stage, sync_folder
+from headtohead.train.staging import Stage
 
 WEIGHTS, OPTIMIZER, AVERAGE = "weights", "optimizer", "average"
 

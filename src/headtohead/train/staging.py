@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from headtohead.errors import UserError
-from headtohead.files import explain_os_error
+from headtohead.files import explain_os_error, sync_folder
 
 STATE = "state.json"
 _UNFINISHED = ".unfinished-"
@@ -95,15 +95,6 @@ def _write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _discard(path: Path) -> None:

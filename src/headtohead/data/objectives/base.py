@@ -28,6 +28,11 @@ T = TypeVar("T")
 Given = Literal["input", "output", "both"]
 
 
+def shares(given: Given, text: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
+    """What of an input's text stands in the input part, and what in the output part."""
+    return [] if given == "output" else text, [] if given == "input" else text
+
+
 @dataclass(frozen=True)
 class Manner:
     """How a network that learnt by an objective is used to see any input and output.
@@ -44,8 +49,7 @@ class Manner:
 
     def framed(self, text: Sequence[int]) -> tuple[list[int], list[int]]:
         """What the input part holds after the mode token, and what is given of the output part, for an input's ids."""
-        shown = [] if self.given == "output" else text
-        begun = [] if self.given == "input" else text
+        shown, begun = shares(self.given, text)
         return [*shown, *self.after], [*self.start, *begun]
 
 
