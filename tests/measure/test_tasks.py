@@ -69,6 +69,13 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert "天是" in (tmp_path / "colours.jsonl").read_text("utf-8")
 
 
+def test_a_line_ends_at_its_end_and_at_no_other_sign(tmp_path: Path) -> None:
+    """JSON may hold what Unicode calls a line's or a paragraph's end as it is."""
+    asked = Written(input="one\u2028two\x85three", answers=("four\u2029five",))
+    write_task(tmp_path / "t.jsonl", [asked])
+    assert read_task(tmp_path / "t.jsonl").questions == (asked,)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -76,7 +76,7 @@ def read_task(path: Path) -> Task:
             choices, a question of another kind than the first one's; or a file without questions.
     """
     questions: list[Question] = []
-    for number, line in enumerate(read_text(path, "the task").splitlines(), 1):
+    for number, line in enumerate(read_text(path, "the task").split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
