@@ -21,7 +21,7 @@ from typing import Any
 
 from headtohead.errors import Interrupted, UserError, about
 from headtohead.files import FolderLock, write_atomic
-from headtohead.model.budget import cache_bytes, flops
+from headtohead.model.budget import cache_bytes
 from headtohead.study import estimate
 from headtohead.study.arms import Matched, matched_arms, too_large, vocabulary
 from headtohead.study.loading import learning_rates, load
@@ -39,9 +39,10 @@ from headtohead.study.prepare import (
     training_lengths,
 )
 from headtohead.study.results import check_earlier, read_plan, write_results
-from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
+from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search, trials
 from headtohead.study.supervisor import Supervisor
-from headtohead.study.tuning import for_horizon, tuned
+from headtohead.study.tuning import chosen as chosen_of
+from headtohead.study.tuning import for_horizon, grid_of, searched
 from headtohead.study.versions import versions
 
 
@@ -75,7 +76,8 @@ def study(
     for matched in arms.values():
         if reason := too_large(matched.arm, matched.architecture, plan.optimizer(matched.arm)):
             raise UserError(f"{file}: {reason}: make it smaller")
-    chosen, committed = ({}, None) if rates else learning_rates(plan, file.parent)
+    untuned = rates is not None or plan.tuning is not None
+    chosen, committed = ({}, None) if untuned else learning_rates(plan, file.parent)
     folder = out or Path("runs") / (rates or plan).name
     with FolderLock(folder), closing(where):
         where.open(folder)
@@ -83,22 +85,36 @@ def study(
         data = prepare(plan, source, folder / "data", print)
         check_rows(folder / "data", plan.data)
         basis = basis_of(plan, arms, data, folder / "data", rates)
+        title, side_by_side = (rates or plan).title, workers or where.slots()
+        signal.signal(signal.SIGTERM, _interrupt)
+
+        def work(runs: Sequence[Run], title: str, windows: int | None) -> None:
+            try:
+                Supervisor(folder, title, runs, side_by_side, windows, where).work()
+            except KeyboardInterrupt:
+                raise Interrupted(f"interrupted; go on where it was with: {_command()}") from None
+
+        settings: dict[str, dict[str, Any]] = {}
+        if plan.tuning is not None:
+            tried = trials(basis)
+            check_earlier(folder, tried)
+            first = _record(file, overrides, plan, None, arms, data, basis, tried, {}, None)
+            if not any((folder / "runs").glob("full-*/result.json")):
+                write_atomic(folder / "plan.json", json.dumps(first, indent=1, ensure_ascii=False) + "\n")
+            work(tried, f"{title}: tuning", None)
+            scored = {arm.key: plan.regions_of(arm, data["regions"]) for arm in plan.arms}
+            committed = searched(plan.tuning, scored, write_results(folder, tried))
+            settings = {arm: found.settings for arm, found in chosen_of(committed).items()}
+            chosen = {arm: found.optimum for arm, found in chosen_of(committed).items()}
         if committed:
             length = committed["steps"], basis.steps(plan.rungs.full), plan.horizon_exponent
             chosen = {arm: for_horizon(rate, *length) for arm, rate in chosen.items()}
-        runs = search(basis, rates) if rates else comparison(basis, chosen)
+        runs = search(basis, rates) if rates else comparison(basis, chosen, settings)
         check_earlier(folder, runs)
         record = _record(file, overrides, plan, rates, arms, data, basis, runs, chosen, committed)
         _keep_promises(folder, record)
         write_atomic(folder / "plan.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-        windows = None if rates else plan.evaluation.test_windows
-        title, side_by_side = (rates or plan).title, workers or where.slots()
-        supervisor = Supervisor(folder, title, runs, side_by_side, windows, where)
-        signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            supervisor.work()
-        except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; go on where it was with: {record['command']}") from None
+        work(runs, title, None if rates else plan.evaluation.test_windows)
         results = write_results(folder, runs)
         if rates:
             _write_rates(folder, file, plan, rates, data, results)
@@ -113,7 +129,7 @@ def basis_of(
             f"the tokenizer has {data['vocabulary']} tokens where data.vocabulary says {vocabulary(plan)}"
         )
     lengths = training_lengths(folder, data["stores"])
-    seeds = (rates.seed,) if rates else plan.seeds
+    seeds = (rates.seed,) if rates else (*plan.seeds, *(plan.tuning.seeds if plan.tuning else ()))
     rows = {seed: rows_in_pass(lengths, seed, plan.data.row, plan.data.side) for seed in seeds}
     scored = scored_rows(folder, plan, data["regions"], scored_windows(plan, rates))
     return Basis(plan, arms, data, versions(), rows, scored)
@@ -196,17 +212,16 @@ def _record(
             "changes": list(matched.changes),
             "learning_rate": chosen.get(key),
             **({"objective": matched.arm.objective.model_dump(mode="json")} if matched.arm.objective else {}),
-            "flops": dict(flops(matched.architecture, *basis.typical_of(key), matched.arm.supervise)),
+            "flops": dict(basis.work(key)),
             "cache_bytes": cache_bytes(matched.architecture, *typical),
         }
 
-    words = [word for word in sys.argv[1:] if word]
     return {
         "study": plan.model_dump(mode="json", by_alias=True),
         "rates_study": rates.model_dump(mode="json") if rates else None,
         "study_file": {"name": file.name, "text": file.read_text(encoding="utf-8")},
         "overrides": list(overrides),
-        "command": shlex.join(["headtohead", *words]),
+        "command": _command(),
         **basis.versions,
         "machine": {
             "processor": _processor(),
@@ -230,6 +245,11 @@ def _record(
         "data": {key: value for key, value in data.items() if key != "fingerprint"},
         "rows_in_pass": {str(seed): rows for seed, rows in basis.rows_in_pass.items()},
     }  # fmt: skip
+
+
+def _command() -> str:
+    """What was typed."""
+    return shlex.join(["headtohead", *(word for word in sys.argv[1:] if word)])
 
 
 def _processor() -> str:
@@ -272,20 +292,8 @@ def _write_rates(
             region: [found[rate]["bits_per_byte"][region] if rate in found else None for rate in rates.grid]
             for region in regions
         }
-        mean = [
-            sum(found[rate]["bits_per_byte"][region] for region in regions) / len(regions)
-            if rate in found
-            else None
-            for rate in rates.grid
-        ]
-        best, optimum = tuned(rates.grid, mean)
         arms[arm.key] = {
-            "grid": list(rates.grid),
-            "bits_per_byte": mean,
-            "by_region": by_region,
-            "best": best,
-            "optimum": optimum,
-            "edge": best in (rates.grid[0], rates.grid[-1]),
+            **grid_of(rates.grid, by_region),
             "parameters": next(iter(found.values()))["parameters"],
         }
     record = {
