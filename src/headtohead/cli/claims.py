@@ -76,6 +76,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the runs, the match, FLOPs and time; start nothing.")
     ] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Do a part of the runs, see headtohead study.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE...", help="Change a value of the study file."),
@@ -93,6 +96,7 @@ def run(
         workers=workers,
         dry_run=dry_run,
         overrides=set_ or [],
+        shard=shard,
     )
 
 

@@ -115,12 +115,10 @@ def prompts(layout: Layout, examples: Sequence[Example]) -> Mapping[str, Tokens]
     """
     given = [int(np.argmax(example.text)) if example.text.any() else 0 for example in examples]
     empty = [
-        [replace(e, output=e.output[:n], ends=False, where=None if e.where is None else e.where[:n])]
+        replace(e, output=e.output[:n], ends=False, where=None if e.where is None else e.where[:n])
         for e, n in zip(examples, given, strict=True)
     ]
-    streams = layout.batch(empty).streams
-    longest = {name: int((tokens.document != PADDING).sum(dim=1).max()) for name, tokens in streams.items()}
-    return {name: tokens.map(lambda part, n=longest[name]: part[:, :n]) for name, tokens in streams.items()}
+    return layout.batch([[example] for example in empty]).trimmed().streams
 
 
 def _step(

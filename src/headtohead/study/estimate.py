@@ -19,9 +19,10 @@ from headtohead.study.arms import Matched, too_large
 from headtohead.study.display import duration
 from headtohead.study.loading import learning_rates
 from headtohead.study.pace import pace
+from headtohead.study.parting import Shard
 from headtohead.study.plan import RatesStudy, Study
 from headtohead.study.prepare import Source, check_rows, prepare, rows_in_pass, scored_rows, training_lengths
-from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search, trials
+from headtohead.study.schedule import Basis, Run, arm_costs, comparison, scored_windows, search, trials
 from headtohead.study.versions import versions
 
 
@@ -33,9 +34,10 @@ def show(
     arms: Mapping[str, Matched],
     workers: int,
     console: Console | None = None,
+    part: Shard | None = None,
 ) -> None:
-    """Print the study's plan. The text is prepared in a temporary folder, so that its tokens are counted,
-    not guessed.
+    """Print the study's plan, or what a shard of it would do. The text is prepared in a temporary folder, so that
+    its tokens are counted, not guessed.
 
     Raises:
         UserError: as the study itself would.
@@ -57,6 +59,12 @@ def show(
     else:
         runs = comparison(basis, learning_rates(plan, file.parent)[0])
 
+    if part is not None:
+        if plan.tuning is not None:
+            own = part.of_arms(arm_costs(basis))
+            runs = [run for run in runs if run.arm in own]
+        else:
+            runs = part.of_runs(runs)
     console.print(f"[bold]{(rates or plan).title}[/bold]")
     if not rates:
         console.print(plan.question)

@@ -47,7 +47,7 @@ class Arm:
     parameters: int
     matched_to: str | None
     mismatch: float | None
-    learning_rate: float
+    learning_rate: float | None
     index: int
 
 

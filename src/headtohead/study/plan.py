@@ -192,12 +192,14 @@ class Matching(Frozen):
     """To which other arm a network is made equal, and in what.
 
     `input` and `output`: places of the example that FLOPs and cache are counted for, special tokens included.
+    `within`: how far off it may be, as a share; sizes are whole numbers, and coarse where networks are small.
     """
 
     to: Key
     on: Annotated[On, BeforeValidator(_on)] = "parameters"
     input: PositiveInt | None = None
     output: PositiveInt | None = None
+    within: float = Field(default=0.01, gt=0, le=0.1)
 
     @model_validator(mode="after")
     def _lengths(self) -> Self:
@@ -213,7 +215,8 @@ class Matching(Frozen):
     @model_serializer(mode="wrap")
     def _short(self, write: SerializerFunctionWrapHandler) -> Any:
         """The arm's name alone where that says all, as it can be written."""
-        return self.to if self.on == "parameters" else write(self)
+        said = {key: value for key, value in write(self).items() if key != "within" or value != 0.01}
+        return self.to if said.keys() <= {"to", "on", "input", "output"} and self.on == "parameters" else said
 
 
 def _matching(value: Any) -> Any:

@@ -14,7 +14,7 @@ import platform
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from headtohead.model.budget import cache_bytes
 from headtohead.study import estimate
 from headtohead.study.arms import Matched, matched_arms, too_large, vocabulary
 from headtohead.study.loading import learning_rates, load
+from headtohead.study.parting import Shard
 from headtohead.study.places import Here, place
 from headtohead.study.plan import RatesStudy, Study
 from headtohead.study.prepare import (
@@ -39,7 +40,7 @@ from headtohead.study.prepare import (
     training_lengths,
 )
 from headtohead.study.results import check_earlier, read_plan, write_results
-from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search, trials
+from headtohead.study.schedule import Basis, Run, arm_costs, comparison, scored_windows, search, trials
 from headtohead.study.supervisor import Supervisor
 from headtohead.study.tuning import chosen as chosen_of
 from headtohead.study.tuning import for_horizon, grid_of, searched
@@ -57,9 +58,10 @@ def study(
     overrides: Sequence[str] = (),
     on: str | None = None,
     slurm: Sequence[str] = (),
+    shard: str | None = None,
 ) -> None:
     """Run the study in `file`, or go on with it; with `dry_run`, print what it would do.
-    `on` and `slurm` say where its runs are computed, see `places.place`.
+    `on` and `slurm` say where its runs are computed, see `places.place`. `shard`: do a part of them, see `parting`.
 
     Raises:
         UserError: a file, key or value that is wrong; OUT in use, or holding another study's results; a full
@@ -67,18 +69,22 @@ def study(
     """
     where = place(on, slurm)
     plan, rates = load(file, overrides)
+    part = None if shard is None else Shard.parse(shard)
+    if part is not None and rates is not None:
+        raise UserError(f"--shard {part}: {file} is a search of learning rates, whose runs belong together")
     source = read_source(text, pairs, field)
     with about(file.parent / rates.study if rates else file):
         arms = matched_arms(plan)
     if dry_run:
-        estimate.show(file, plan, rates, source, arms, workers or Here().slots())
+        estimate.show(file, plan, rates, source, arms, workers or Here().slots(), part=part)
         return
     for matched in arms.values():
         if reason := too_large(matched.arm, matched.architecture, plan.optimizer(matched.arm)):
             raise UserError(f"{file}: {reason}: make it smaller")
     untuned = rates is not None or plan.tuning is not None
     chosen, committed = ({}, None) if untuned else learning_rates(plan, file.parent)
-    folder = out or Path("runs") / (rates or plan).name
+    own_part = "" if part is None else f"-shard{part.number}of{part.count}"
+    folder = out or Path("runs") / f"{(rates or plan).name}{own_part}"
     with FolderLock(folder), closing(where):
         where.open(folder)
         _check_material(folder, plan, source)
@@ -97,27 +103,51 @@ def study(
         settings: dict[str, dict[str, Any]] = {}
         if plan.tuning is not None:
             tried = trials(basis)
+            own_arms = list(arms) if part is None else part.of_arms(arm_costs(basis))
+            tried = [run for run in tried if run.arm in own_arms]
             check_earlier(folder, tried)
             first = _record(file, overrides, plan, None, arms, data, basis, tried, {}, None)
             if not any((folder / "runs").glob("full-*/result.json")):
                 write_atomic(folder / "plan.json", json.dumps(first, indent=1, ensure_ascii=False) + "\n")
             work(tried, f"{title}: tuning", None)
-            scored = {arm.key: plan.regions_of(arm, data["regions"]) for arm in plan.arms}
+            scored = {a.key: plan.regions_of(a, data["regions"]) for a in plan.arms if a.key in own_arms}
             committed = searched(plan.tuning, scored, write_results(folder, tried))
             settings = {arm: found.settings for arm, found in chosen_of(committed).items()}
             chosen = {arm: found.optimum for arm, found in chosen_of(committed).items()}
         if committed:
             length = committed["steps"], basis.steps(plan.rungs.full), plan.horizon_exponent
             chosen = {arm: for_horizon(rate, *length) for arm, rate in chosen.items()}
-        runs = search(basis, rates) if rates else comparison(basis, chosen, settings)
+        if rates:
+            runs = planned = search(basis, rates)
+        else:
+            # What another shard finds for its arms is its own affair: their runs stand in the plan without a rate.
+            planned = comparison(
+                basis,
+                {arm: chosen.get(arm, plan.tuning.grid[0] if plan.tuning else 0.0) for arm in arms},
+                settings,
+            )
+            runs = _own_runs(plan, planned, part, chosen)
         check_earlier(folder, runs)
-        record = _record(file, overrides, plan, rates, arms, data, basis, runs, chosen, committed)
+        record = _record(file, overrides, plan, rates, arms, data, basis, planned, chosen, committed)
+        if part is not None:
+            record["shard"] = str(part)
         _keep_promises(folder, record)
         write_atomic(folder / "plan.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         work(runs, title, None if rates else plan.evaluation.test_windows)
         results = write_results(folder, runs)
         if rates:
             _write_rates(folder, file, plan, rates, data, results)
+
+
+def _own_runs(
+    plan: Study, planned: Sequence[Run], part: Shard | None, chosen: Mapping[str, float]
+) -> list[Run]:
+    """The runs that are done here: whole arms where they were tuned here."""
+    if part is None:
+        return list(planned)
+    if plan.tuning is not None:
+        return [run for run in planned if run.arm in chosen]
+    return part.of_runs(planned)
 
 
 def basis_of(
@@ -238,7 +268,7 @@ def _record(
                 "arm": run.arm,
                 "seed": run.seed,
                 "rung": run.rung,
-                "learning_rate": run.learning_rate,
+                "learning_rate": run.learning_rate if rates or run.arm in chosen else None,
             }
             for run in runs
         ],

@@ -21,6 +21,8 @@ from headtohead.study.arms import Matched
 from headtohead.study.plan import Arm, RatesStudy, Rung, Study
 
 RungName = Literal["rehearsal", "full", "rates", "tuning", "train"]
+RUNGS: tuple[RungName, ...] = ("tuning", "rehearsal", "rates", "full")
+"""In the order in which a study does them."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,9 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
     """Rehearsal first; then seed by seed, so that the arms stay level; within a seed the longest first, so
     that the workers end together.
     """
-    rungs = ("tuning", "rehearsal", "rates", "full")
     return sorted(
         runs,
-        key=lambda run: (rungs.index(run.rung), run.seed, -run.cost, run.arm, run.learning_rate, run.name),
+        key=lambda run: (RUNGS.index(run.rung), run.seed, -run.cost, run.arm, run.learning_rate, run.name),
     )
 
 
@@ -279,3 +280,12 @@ def search(basis: Basis, rates: RatesStudy) -> list[Run]:
         for arm in basis.arms
         for rate in rates.grid
     )
+
+
+def arm_costs(basis: Basis) -> dict[str, float]:
+    """FLOPs of all that is done with each arm, at whatever rates."""
+    rate = basis.study.tuning.grid[0] if basis.study.tuning else 1e-3
+    costs = dict.fromkeys(basis.arms, 0.0)
+    for run in (*trials(basis), *comparison(basis, dict.fromkeys(basis.arms, rate))):
+        costs[run.arm] += run.cost + run.scoring_cost
+    return costs

@@ -147,15 +147,21 @@ def searched(
             ],
             "parameters": own[0]["parameters"],
         }
-    columns = [[arms[arm]["bits_per_byte"][n] for arm in arms] for n in range(len(tuning.grid))]
-    whole = [(sum(column) / len(column), n) for n, column in enumerate(columns) if None not in column]
     return {
         "split": "tune",
         "steps": tuning.steps,
         "seeds": list(tuning.seeds),
         "arms": arms,
-        "shared": tuning.grid[min(whole)[1]] if whole else None,
+        "shared": shared_rate(arms),
     }
+
+
+def shared_rate(arms: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """The rate of the arms' grid with the lowest mean over the arms; None where no rate has a score of all."""
+    grid = next(iter(arms.values()))["grid"]
+    columns = [[arm["bits_per_byte"][n] for arm in arms.values()] for n in range(len(grid))]
+    whole = [(sum(column) / len(column), n) for n, column in enumerate(columns) if None not in column]
+    return grid[min(whole)[1]] if whole else None
 
 
 def chosen(found: Mapping[str, Any]) -> dict[str, Chosen]:
