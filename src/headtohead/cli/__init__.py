@@ -14,7 +14,19 @@ from collections.abc import Sequence
 
 import typer
 
-from headtohead.cli import bench, choosing, data, exchange, fits, fleet, networks, studies, tasks, training
+from headtohead.cli import (
+    bench,
+    choosing,
+    claims,
+    data,
+    exchange,
+    fits,
+    fleet,
+    networks,
+    studies,
+    tasks,
+    training,
+)
 from headtohead.cli.base import PROGRAM, app, spread
 from headtohead.errors import Interrupted, UserError
 from headtohead.files import explain_os_error
@@ -23,6 +35,7 @@ __all__ = [
     "app",
     "bench",
     "choosing",
+    "claims",
     "data",
     "exchange",
     "fits",

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from headtohead.data import sense
-from headtohead.data.objectives import Objective
+from headtohead.data.objectives import MaskedLM, Objective
 from headtohead.data.packing import Supervise
 from headtohead.errors import UserError, about
 from headtohead.model.architecture import Architecture
@@ -81,12 +81,13 @@ def matched_arms(study: Study) -> dict[str, Matched]:
 
 
 def _check(arm: Arm, network: Architecture) -> None:
-    if arm.objective is not None and arm.objective.in_place:
+    if arm.objective is not None and arm.objective.in_place and not isinstance(arm.objective, MaskedLM):
         raise UserError(
-            f"arm '{arm.key}' learns to answer holes in place, and a study scores what is written after an "
-            "input: give it an objective that writes, such as 'prefix' or 'span-corruption'"
+            f"arm '{arm.key}' learns to answer holes in place, and a study scores the holes of 'masked' alone: "
+            "give it that objective, or one that writes, such as 'prefix' or 'span-corruption'"
         )
-    check_learns(f"arm '{arm.key}'", network, arm.objective, arm.supervise)
+    objective = MaskedLM() if arm.objective is None and arm.supervise == "holes" else arm.objective
+    check_learns(f"arm '{arm.key}'", network, objective, arm.supervise)
 
 
 def check_learns(what: str, network: Architecture, objective: Objective | None, supervise: Supervise) -> None:

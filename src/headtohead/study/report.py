@@ -72,6 +72,7 @@ def _charts(page: Page, judgement: Judgement) -> dict[str, alt.LayerChart]:
                     arm.key, arm.ink, tuple(page.bits(arm, region)), *judgement.interval(arm.key, region)
                 )
                 for arm in page.arms
+                if page.bits(arm, region) or not page.of(arm)
             ]
             charts[f"levels-{region}"] = figures.levels(dots, page.baselines_of(region))
         lines = [
