@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import typer
 
-from headtohead.cli import bench, data, exchange, fits, fleet, networks, studies, tasks, training
+from headtohead.cli import bench, data, exchange, fits, fleet, networks, scoring, studies, tasks, training
 from headtohead.cli.base import PROGRAM, app, spread
 from headtohead.errors import Interrupted, UserError
 from headtohead.files import explain_os_error
@@ -28,6 +28,7 @@ __all__ = [
     "fleet",
     "networks",
     "run",
+    "scoring",
     "spread",
     "studies",
     "tasks",
