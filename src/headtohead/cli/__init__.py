@@ -14,7 +14,19 @@ from collections.abc import Sequence
 
 import typer
 
-from headtohead.cli import bench, data, exchange, fits, fleet, networks, scoring, studies, tasks, training
+from headtohead.cli import (
+    bench,
+    data,
+    exchange,
+    fetching,
+    fits,
+    fleet,
+    networks,
+    scoring,
+    studies,
+    tasks,
+    training,
+)
 from headtohead.cli.base import PROGRAM, app, spread
 from headtohead.errors import Interrupted, UserError
 from headtohead.files import explain_os_error
@@ -24,6 +36,7 @@ __all__ = [
     "bench",
     "data",
     "exchange",
+    "fetching",
     "fits",
     "fleet",
     "networks",
