@@ -131,6 +131,23 @@ def by_document(examples: Sequence[Example], nats: Nats, region: str) -> ByDocum
     return ByDocument(tuple(order), tuple(sizes[d] for d in order), tuple(bits[d] for d in order))
 
 
+def over_documents(
+    bits: Sequence[float] | NDArray[np.float64], sizes: Sequence[int] | NDArray[np.int64]
+) -> tuple[float, float]:
+    """Bits per byte of documents taken together, and its standard error over documents (NaN for one).
+
+    All bits over all bytes, r = Σb / Σs, is a ratio of two sums; its standard error is that of Σ(b - r s) over Σs, with
+    the documents taken as drawn at random (Cochran, Sampling Techniques, 1977, 6.4).
+    """
+    b, s = np.asarray(bits, np.float64), np.asarray(sizes, np.float64)
+    if not s.sum():
+        return math.nan, math.nan
+    ratio, n = float(b.sum() / s.sum()), len(b)
+    if n < 2:
+        return ratio, math.nan
+    return ratio, math.sqrt(n / (n - 1) * float(np.square(b - ratio * s).sum())) / float(s.sum())
+
+
 def value_of_input(
     model: Transformer,
     layout: Layout,

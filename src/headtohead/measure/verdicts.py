@@ -184,6 +184,11 @@ def detectable_before(study: Mapping[str, Any], documents: int, components: Comp
     )
 
 
+def _plain(value: float) -> str:
+    """To three decimals, without a zero's sign."""
+    return f"{value:.3f}".replace("-0.000", "0.000")
+
+
 # -- from results to tables
 
 
@@ -300,7 +305,7 @@ def _verdict(
             comparison = gate(comparison, value)
         if comparison.outcome != "not judged":
             cautions += [
-                f"{arm} by itself hardly uses its input yet: it is worth {v:.3f} bits per byte to it"
+                f"{arm} by itself hardly uses its input yet: it is worth {_plain(v)} bits per byte to it"
                 for arm, v in zip(arms, values, strict=True)
                 if v < 5 * comparison.smallest_detectable
             ]

@@ -23,7 +23,8 @@ from headtohead.study.palette import PAPER_LIGHT
 from headtohead.study.tables import binary, decimal
 from headtohead.study.versions import versions
 
-CHART_WIDTH = 680
+WIDE, NARROW = 680, 330
+"""Of the pictures, in pixels."""
 
 
 def write(out: Path, found: Recommendation, decided: Mapping[str, Any]) -> Path:
@@ -42,7 +43,8 @@ def write(out: Path, found: Recommendation, decided: Mapping[str, Any]) -> Path:
         **values,
         arms=arms,
         css=Markup(css),
-        charts={name: _svg(rung) for name, rung in (("lower", found.lower), ("upper", found.upper))},
+        charts={"lower": _svg(found.lower, WIDE), "upper": _svg(found.upper, WIDE)},
+        narrow={"lower": _svg(found.lower, NARROW), "upper": _svg(found.upper, NARROW)},
         seen={arm.key: who_sees_whom(arm.architecture, "var(--arm)") for arm in arms},
     )
     write_atomic(out / "index.html", html)
@@ -92,6 +94,7 @@ def _values(out: Path, found: Recommendation, decided: Mapping[str, Any]) -> dic
         "decimal": decimal,
         "binary": binary,
         "duration": duration,
+        "plain": lambda value: f"{value:.3f}".replace("-0.000", "0.000"),
         "signed": lambda value: charting.signed(value, upper.page.study["margin"]),
     }
 
@@ -113,14 +116,14 @@ def _row(found: Recommendation, arm: Any) -> dict[str, Any]:
     }
 
 
-def _svg(rung: Rung) -> Markup:
+def _svg(rung: Rung, width: int) -> Markup:
     """Each arm's bits per byte as a picture in the page's own colours, light and dark."""
     dots = []
     for arm in rung.page.arms_shown:
         low, high = rung.judgement.interval(arm.key, rung.region)
         dots.append(figures.Dots(arm.label, arm.ink, tuple(rung.page.bits(arm, rung.region)), low, high))
     chart: alt.LayerChart = figures.levels(dots, rung.page.baselines_of(rung.region))
-    spec = {**chart.to_dict(), "width": CHART_WIDTH, "config": charting.CONFIG}
+    spec = {**chart.to_dict(), "width": width, "config": charting.CONFIG}
     svg = vl_convert.vegalite_to_svg(json.dumps(spec))
     svg = re.sub(
         r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r'<svg \1style="width:100%;height:auto"', svg, count=1
