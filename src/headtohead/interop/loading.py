@@ -17,9 +17,10 @@ from headtohead.generate.decoding import written_after
 from headtohead.interop.folders import Held, read_folder, write_folder
 from headtohead.interop.frame import Frame
 from headtohead.interop.own import separate
-from headtohead.interop.scoring import likelihood_of, score_texts
-from headtohead.interop.tokens import Text, text_of
-from headtohead.measure.likelihood import ROWS_AT_ONCE, Likelihood, Scored, streams_of
+from headtohead.interop.scoring import framed_row, likelihood_of, nats_by_token, score_texts, token_bytes
+from headtohead.interop.tokens import Text, encoded_with_ends, text_of
+from headtohead.measure.lengths import Reader
+from headtohead.measure.likelihood import ROWS_AT_ONCE, Array, Likelihood, Scored, streams_of
 from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Tokens
 from headtohead.model.reach import sees_its_answer
@@ -65,6 +66,24 @@ class Model:
                 f"{self.architecture.name} came without a tokenizer: give ids, to logits or hidden"
             )
         return self._tokenizer
+
+    @property
+    def reader(self) -> Reader:
+        """How it is asked, for `measure.lengths`."""
+        encode = self.tokenizer.encode
+
+        def nats(inputs: Sequence[str], outputs: Sequence[str], batch_size: int) -> list[Array]:
+            return nats_by_token(
+                self.network, self.frame, self.tokenizer, inputs, outputs, batch_size=batch_size
+            )
+
+        return Reader(
+            self.network,
+            lambda given, output: framed_row(self.architecture, self.frame, encode(given), encode(output)),
+            nats,
+            lambda text: token_bytes(encoded_with_ends(self.tokenizer, text)[1]),
+            self.likelihood,
+        )
 
     @cached_property
     def fingerprint(self) -> str:

