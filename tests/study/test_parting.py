@@ -110,6 +110,7 @@ def test_arms_of_one_name_that_differ_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("text", [STUDY, SEARCHING], ids=["runs", "arms with their search"])
 def test_two_shards_are_the_study_that_was_not_split(tmp_path: Path, text: str) -> None:
     file, _, folder = write_study(tmp_path)

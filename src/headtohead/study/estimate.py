@@ -64,7 +64,7 @@ def show(
             own = part.of_arms(arm_costs(basis))
             runs = [run for run in runs if run.arm in own]
         else:
-            runs = part.of_runs(runs)
+            runs = part.ofruns_table(runs)
     console.print(f"[bold]{(rates or plan).title}[/bold]")
     if not rates:
         console.print(plan.question)
@@ -76,7 +76,7 @@ def show(
         f"{train['examples']:,} training examples of {tokens:,} tokens ({data['bytes_per_token']:.2f} bytes "
         f"of output a token), {min(rows.values()):,} rows; a full run takes {steps:,} steps."
     )
-    for table, note in (_match(plan, basis, arms), _runs(runs, workers)):
+    for table, note in (_match(plan, basis, arms), runs_table(runs, workers)):
         console.print()
         console.print(table)
         console.print(note)
@@ -125,15 +125,16 @@ def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Tabl
     return table, note
 
 
-def _runs(runs: Sequence[Run], workers: int) -> tuple[Table, str]:
+def runs_table(runs: Sequence[Run], workers: int) -> tuple[Table, str]:
+    """The runs by rung, arm and length with their cost, and in words when they would be done."""
     here = pace()
     table = _table(f"The runs, {workers} side by side")
     for name in ("rung", "arm", "runs", "steps", "FLOPs each", "time each"):
         table.add_column(name, justify="left" if name in ("rung", "arm") else "right", no_wrap=True)
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[tuple[str, str, int], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.rung, run.arm), []).append(run)
-    for (rung, arm), some in groups.items():
+        groups.setdefault((run.rung, run.arm, run.description["recipe"]["steps"]), []).append(run)
+    for (rung, arm, _), some in groups.items():
         steps = some[0].description["recipe"]["steps"]
         table.add_row(
             rung,

@@ -27,7 +27,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, RatesStudy |
     tables = read_toml(path, "the study file")
     kind = tables.get("kind", "compare")
     if kind not in ("compare", "rates"):
-        raise UserError(f"{path}: kind = {kind!r}: it should be 'compare' or 'rates'")
+        raise UserError(f"{path}: kind = {kind!r}: it should be 'compare', 'rates' or 'ladder'")
     if kind == "compare":
         return _study(path, tables, overrides), None
     inner = [assignment.removeprefix("study.") for assignment in overrides if assignment.startswith("study.")]
@@ -52,6 +52,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, RatesStudy |
 
 def _study(path: Path, tables: dict[str, Any], overrides: Sequence[str]) -> Study:
     study = validated(Study, set_values(tables, overrides), str(path))
+    check_study(path, study)
+    return study
+
+
+def check_study(path: Path, study: Study) -> None:
+    """Whether every arm has a recipe, and says nothing there that is said elsewhere.
+
+    Raises:
+        UserError: naming the file and the key.
+    """
     for where, recipe in _recipes(study):
         for name in ELSEWHERE:
             if name in recipe:
@@ -75,7 +85,6 @@ def _study(path: Path, tables: dict[str, Any], overrides: Sequence[str]) -> Stud
                 study.recipe_for(arm, rung, rate, 0, rung.steps or LONG, f"{where} and rungs.{name}")
         if study.tuning is not None:
             _check_tuning(path, study, arm)
-    return study
 
 
 def _check_tuning(path: Path, study: Study, arm: Arm) -> None:

@@ -334,6 +334,15 @@ def read(folder: Path) -> Page:
     return Page(plan, results, timings, written)
 
 
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The lines of a results.jsonl.
+
+    Raises:
+        UserError: a line that is damaged.
+    """
+    return _lines(path, RESULT)
+
+
 RUN = {"arm", "seed", "rung"}
 RESULT = RUN | {"status"}
 FINISHED = {"bits_per_byte", "value_of_input", "curve", "documents", "ledger", "identity", "samples"}

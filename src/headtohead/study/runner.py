@@ -14,7 +14,7 @@ import platform
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from headtohead.files import FolderLock, write_atomic
 from headtohead.model.budget import cache_bytes
 from headtohead.study import estimate
 from headtohead.study.arms import Matched, matched_arms, too_large, vocabulary
+from headtohead.study.ladder import is_ladder
 from headtohead.study.loading import learning_rates, load
 from headtohead.study.parting import Shard
-from headtohead.study.places import Here, place
+from headtohead.study.places import Here, Place, place
 from headtohead.study.plan import RatesStudy, Study
 from headtohead.study.prepare import (
     Source,
@@ -68,6 +69,14 @@ def study(
         disk.
     """
     where = place(on, slurm)
+    if is_ladder(file):
+        from headtohead.study import ladder_runner  # which runs as this does
+
+        if shard is not None:
+            raise UserError(f"--shard {shard}: {file} is a ladder, whose sizes share their search")
+        source = read_source(text, pairs, field)
+        ladder_runner.run(ladder_runner.Asked(file, overrides, source, out, workers, dry_run, where))
+        return
     plan, rates = load(file, overrides)
     part = None if shard is None else Shard.parse(shard)
     if part is not None and rates is not None:
@@ -87,26 +96,19 @@ def study(
     folder = out or Path("runs") / f"{(rates or plan).name}{own_part}"
     with FolderLock(folder), closing(where):
         where.open(folder)
-        _check_material(folder, plan, source)
+        check_material(folder, plan, source)
         data = prepare(plan, source, folder / "data", print)
         check_rows(folder / "data", plan.data)
         basis = basis_of(plan, arms, data, folder / "data", rates)
-        title, side_by_side = (rates or plan).title, workers or where.slots()
-        signal.signal(signal.SIGTERM, _interrupt)
-
-        def work(runs: Sequence[Run], title: str, windows: int | None) -> None:
-            try:
-                Supervisor(folder, title, runs, side_by_side, windows, where).work()
-            except KeyboardInterrupt:
-                raise Interrupted(f"interrupted; go on where it was with: {_command()}") from None
-
+        title = (rates or plan).title
+        work = supervised(folder, workers or where.slots(), where)
         settings: dict[str, dict[str, Any]] = {}
         if plan.tuning is not None:
             tried = trials(basis)
             own_arms = list(arms) if part is None else part.of_arms(arm_costs(basis))
             tried = [run for run in tried if run.arm in own_arms]
             check_earlier(folder, tried)
-            first = _record(file, overrides, plan, None, arms, data, basis, tried, {}, None)
+            first = record_of(file, overrides, plan, None, arms, data, basis, tried, {}, None)
             if not any((folder / "runs").glob("full-*/result.json")):
                 write_atomic(folder / "plan.json", json.dumps(first, indent=1, ensure_ascii=False) + "\n")
             work(tried, f"{title}: tuning", None)
@@ -128,15 +130,33 @@ def study(
             )
             runs = _own_runs(plan, planned, part, chosen)
         check_earlier(folder, runs)
-        record = _record(file, overrides, plan, rates, arms, data, basis, planned, chosen, committed)
+        record = record_of(file, overrides, plan, rates, arms, data, basis, planned, chosen, committed)
         if part is not None:
             record["shard"] = str(part)
-        _keep_promises(folder, record)
+        keep_promises(folder, record)
         write_atomic(folder / "plan.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         work(runs, title, None if rates else plan.evaluation.test_windows)
         results = write_results(folder, runs)
         if rates:
             _write_rates(folder, file, plan, rates, data, results)
+
+
+def supervised(
+    folder: Path, side_by_side: int, where: Place
+) -> Callable[[Sequence[Run], str, int | None], None]:
+    """What does runs, so many side by side, under a title, with a page if baselines are measured on `windows`.
+
+    An interruption is told with the command that goes on.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    def work(runs: Sequence[Run], title: str, windows: int | None) -> None:
+        try:
+            Supervisor(folder, title, runs, side_by_side, windows, where).work()
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; go on where it was with: {_command()}") from None
+
+    return work
 
 
 def _own_runs(
@@ -169,7 +189,7 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _check_material(folder: Path, plan: Study, source: Source) -> None:
+def check_material(folder: Path, plan: Study, source: Source) -> None:
     """Other text or other settings of the data would take finished runs' data from under them."""
     path = folder / "data" / "data.json"
     if not path.is_file() or not any((folder / "runs").glob("*/result.json")):
@@ -190,9 +210,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:12]}…"
 
 
-def _keep_promises(folder: Path, record: dict[str, Any]) -> None:
+def keep_promises(folder: Path, record: dict[str, Any]) -> None:
     """What was promised before the first full run can't be changed once there is one."""
-    if not any((folder / "runs").glob("full-*/result.json")) or not (folder / "plan.json").is_file():
+    done = any(any((folder / "runs").glob(f"{rung}-*/result.json")) for rung in ("full", "ladder"))
+    if not done or not (folder / "plan.json").is_file():
         return
     afresh = f"start afresh with another --out, such as --out {folder}-2"
     there = read_plan(folder, f"put back what it was, or {afresh}")["study"]
@@ -213,7 +234,7 @@ def _promise(value: Any) -> Any:
     return [{key: entry[key] for key in binding if key in entry} for entry in value]
 
 
-def _record(
+def record_of(
     file: Path,
     overrides: Sequence[str],
     plan: Study,

@@ -20,8 +20,8 @@ from headtohead.model.budget import Flops, flops
 from headtohead.study.arms import Matched
 from headtohead.study.plan import Arm, RatesStudy, Rung, Study
 
-RungName = Literal["rehearsal", "full", "rates", "tuning", "train"]
-RUNGS: tuple[RungName, ...] = ("tuning", "rehearsal", "rates", "full")
+RungName = Literal["rehearsal", "full", "rates", "tuning", "ladder", "train"]
+RUNGS: tuple[RungName, ...] = ("tuning", "rehearsal", "rates", "ladder", "full")
 """In the order in which a study does them."""
 
 
@@ -48,6 +48,8 @@ class Run:
             tried = f"-lr{self.learning_rate:g}"
         if self.rung == "tuning":
             tried += "".join(f"-{key}-{_in_a_name(value)}" for key, value in self.settings.items())
+        if self.rung == "ladder":
+            tried = f"-steps{self.description['recipe']['steps']}"
         return f"{self.rung}-{self.arm}{tried}-seed{self.seed}"
 
     @property
