@@ -14,7 +14,22 @@ from collections.abc import Sequence
 
 import typer
 
-from headtohead.cli import bench, data, exchange, fits, fleet, networks, studies, tasks, training
+from headtohead.cli import (
+    bench,
+    choosing,
+    claims,
+    data,
+    exchange,
+    fetching,
+    fits,
+    fleet,
+    generating,
+    networks,
+    scoring,
+    studies,
+    tasks,
+    training,
+)
 from headtohead.cli.base import PROGRAM, app, spread
 from headtohead.errors import Interrupted, UserError
 from headtohead.files import explain_os_error
@@ -22,12 +37,17 @@ from headtohead.files import explain_os_error
 __all__ = [
     "app",
     "bench",
+    "choosing",
+    "claims",
     "data",
     "exchange",
+    "fetching",
     "fits",
     "fleet",
+    "generating",
     "networks",
     "run",
+    "scoring",
     "spread",
     "studies",
     "tasks",

@@ -21,21 +21,22 @@ Prompt = Mapping[str, Tokens]
 CPU = torch.device("cpu")
 
 
-def rows_of(
+def streams_of(
     a: Architecture,
     given: Sequence[Sequence[int]],
-    begun: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
     pad: int = 0,
     device: torch.device = CPU,
+    left: bool = False,
     more: int = 0,
-) -> dict[str, Tokens]:
-    """Rows of raw ids for each stream, one example a row, padded on the right: `given` is the input part, `begun`
-    what is given of the output part, in the same row where the network has one; `more` tokens will be written.
+) -> Mapping[str, Tokens]:
+    """One example a row, for each stream: ids of its input part and of its output part; `more` tokens will be written.
 
     Raises:
-        UserError: more tokens than learned positions, or a row without a token where there must be one.
+        UserError: a stream has a row without a token, or there are more tokens than learned positions.
     """
-    longest = max(len(n) + len(m) for n, m in zip(given, begun, strict=True)) + more
+    longest = max(len(n) + len(m) for n, m in zip(given, answers, strict=True)) + more
     if a.context is not None and longest > a.context:
         raise UserError(
             f"{a.name} has learned positions for {a.context} tokens, and this needs {longest}: give less"
@@ -43,36 +44,44 @@ def rows_of(
     found: dict[str, Tokens] = {}
     for stream in a.streams:
         rows: list[list[tuple[int, int, int, int]]] = []
-        for n, m in zip(given, begun, strict=True):
+        for n, m in zip(given, answers, strict=True):
             all_input = [(token, at, INPUT, 0) for at, token in enumerate(n)]
             all_output = [(token, len(n) + at, OUTPUT, 1 + at) for at, token in enumerate(m)]
             held = {"input": all_input, "output": all_output, "both": all_input + all_output}
             rows.append(held[stream.holds])
         if not any(rows) or (stream.holds != "input" and not all(rows)):
             raise UserError(f"{a.name}: a row without a token in stream '{stream.name}': give a text")
-        found[stream.name] = _padded(rows, pad, device)
+        found[stream.name] = _padded(rows, pad, device, left)
     return found
 
 
-def _padded(rows: Sequence[Sequence[tuple[int, int, int, int]]], pad: int, device: torch.device) -> Tokens:
-    """Rows of (id, position, part, step), padded on the right as a layout pads them."""
+def _padded(
+    rows: Sequence[Sequence[tuple[int, int, int, int]]], pad: int, device: torch.device, left: bool
+) -> Tokens:
+    """Rows of (id, position, part, step), padded as a layout pads them, or on the other side."""
     width = max(map(len, rows))
-    table = torch.tensor(
-        [[*row, *[(pad, 0, INPUT, 0)] * (width - len(row))] for row in rows], device=device
-    ).unbind(-1)
-    real = torch.tensor([[at < len(row) for at in range(width)] for row in rows], device=device)
-    document = torch.where(real, 0, PADDING)
-    ids, position, part, step = table
+    table = torch.full((len(rows), width, 4), 0, device=device)
+    table[..., 0] = pad
+    document = torch.full((len(rows), width), PADDING, device=device)
+    for number, row in enumerate(rows):
+        if row:
+            first = width - len(row) if left else 0
+            table[number, first : first + len(row)] = torch.tensor(row, device=device)
+            document[number, first : first + len(row)] = 0
+    ids, position, part, step = table.unbind(-1)
     return Tokens(ids, position, document, part, step)
+
+
+rows_of = streams_of
 
 
 def prompt_of(a: Architecture, given: Sequence[int], begun: Sequence[int] = ()) -> Prompt:
     """The prompt of one request: ids of the input part, and those that begin the output part.
 
     Raises:
-        UserError: as `rows_of`.
+        UserError: as `streams_of`.
     """
-    return rows_of(a, [given], [begun])
+    return dict(streams_of(a, [given], [begun]))
 
 
 def prompts(layout: Layout, examples: Sequence[Example]) -> Mapping[str, Tokens]:
@@ -81,12 +90,10 @@ def prompts(layout: Layout, examples: Sequence[Example]) -> Mapping[str, Tokens]
     """
     given = [int(np.argmax(example.text)) if example.text.any() else 0 for example in examples]
     empty = [
-        [replace(e, output=e.output[:n], ends=False, where=None if e.where is None else e.where[:n])]
+        replace(e, output=e.output[:n], ends=False, where=None if e.where is None else e.where[:n])
         for e, n in zip(examples, given, strict=True)
     ]
-    streams = layout.batch(empty).streams
-    longest = {name: int((tokens.document != PADDING).sum(dim=1).max()) for name, tokens in streams.items()}
-    return {name: tokens.map(lambda part, n=longest[name]: part[:, :n]) for name, tokens in streams.items()}
+    return layout.batch([[example] for example in empty]).trimmed().streams
 
 
 def split(rows: Mapping[str, Tokens]) -> list[Prompt]:

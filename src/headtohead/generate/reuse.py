@@ -42,9 +42,7 @@ def still_valid(a: Architecture, before: Mapping[str, Tokens], after: Mapping[st
                 else:
                     farthest = _seen(rule, heads, old, new, there[0], there[1], kept)
                     kept = _until(farthest <= found[keys], kept)
-        own = [
-            _seen(rule, heads, old, new, old, new, kept) for keys, rule in reads if keys == stream.name
-        ]
+        own = [_seen(rule, heads, old, new, old, new, kept) for keys, rule in reads if keys == stream.name]
         kept = _closed(np.maximum.reduce(own), kept) if own else kept
         linear = any(read.mixer == "linear" for layer in stream.layers for read in layer.reads)
         found[stream.name] = 0 if linear and kept < old.ids.shape[1] else kept
@@ -109,17 +107,34 @@ def _seen(
 
 
 def _stretches(rule: Visibility, head: int, heads: int, tokens: Tokens, keys: Tokens, n: int) -> Numbers:
-    """(2, stretches, n): first place and the one after the last of what each query sees among the keys, joined
-    where they touch, in order; empty ones are (0, 0) and come last.
-    """
+    """`stretches` of the first `n` tokens, in places of the keys."""
     where = Coordinates(
         *(axis[0, :n].cpu().numpy() for axis in (tokens.position, tokens.document, tokens.part))
     )
     position = keys.position[0].cpu().numpy()
     beginning, end = (int(position[0]), int(position[-1]) + 1) if len(position) else (0, 0)
-    found = rule.spans(where, _split(tokens, keys), head, heads)
+    return stretches(rule, head, heads, where, split_of(tokens, keys), beginning, end)
+
+
+def stretches(
+    rule: Visibility,
+    head: int,
+    heads: int,
+    where: Coordinates,
+    split: int,
+    beginning: int,
+    end: int | Numbers,
+) -> Numbers:
+    """(2, stretches, n): first place and the one after the last of what each of n queries sees of its document, where
+    the keys stand one after another from position `beginning` on, up to `end`. Joined where they touch, in order;
+    empty ones are (0, 0) and come last. `split`: the position of the output's first token.
+    """
+    n = len(where.position)
     ones = np.ones(n, np.int64)
-    edges = [(np.clip(low * ones, beginning, end), np.clip(high * ones, beginning, end)) for low, high in found]
+    found = rule.spans(where, split, head, heads)
+    edges = [
+        (np.clip(low * ones, beginning, end), np.clip(high * ones, beginning, end)) for low, high in found
+    ]
     first = np.stack([low for low, _ in edges]) - beginning
     last = np.stack([high for _, high in edges]) - beginning
     first = np.where(last <= first, NEVER, first)
@@ -139,7 +154,7 @@ def _stretches(rule: Visibility, head: int, heads: int, tokens: Tokens, keys: To
     return joined
 
 
-def _split(*of: Tokens) -> int:
+def split_of(*of: Tokens) -> int:
     """The position of the output's first token, or the one after the last there is."""
     found: list[int] = []
     for tokens in of:

@@ -162,9 +162,7 @@ class EagerRunner:
     def cache_bytes(self) -> int:
         """Bytes of keys and values that were set aside."""
         kept = self._cache.reads.values()
-        parts = (
-            (k.sums, k.totals) if isinstance(k, LinearState) else (k.keys, k.values) for k in kept
-        )
+        parts = ((k.sums, k.totals) if isinstance(k, LinearState) else (k.keys, k.values) for k in kept)
         return sum(t.numel() * t.element_size() for pair in parts for t in pair)
 
 
