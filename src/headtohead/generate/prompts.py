@@ -21,22 +21,24 @@ Prompt = Mapping[str, Tokens]
 CPU = torch.device("cpu")
 
 
-def streams_of(
+def rows_of(
     a: Architecture,
     given: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    *,
+    begun: Sequence[Sequence[int]],
     pad: int = 0,
     device: torch.device = CPU,
-    left: bool = False,
     more: int = 0,
-) -> Mapping[str, Tokens]:
-    """One example a row, for each stream: ids of its input part and of its output part; `more` tokens will be written.
+    left: bool = False,
+) -> dict[str, Tokens]:
+    """Rows of raw ids for each stream, one example a row, padded on the right, or on the `left`.
+
+    `given` is the input part, `begun` what is given of the output part, in the same row where the network has one;
+    `more` tokens will be written.
 
     Raises:
-        UserError: a stream has a row without a token, or there are more tokens than learned positions.
+        UserError: more tokens than learned positions, or a row without a token where there must be one.
     """
-    longest = max(len(n) + len(m) for n, m in zip(given, answers, strict=True)) + more
+    longest = max(len(n) + len(m) for n, m in zip(given, begun, strict=True)) + more
     if a.context is not None and longest > a.context:
         raise UserError(
             f"{a.name} has learned positions for {a.context} tokens, and this needs {longest}: give less"
@@ -44,7 +46,7 @@ def streams_of(
     found: dict[str, Tokens] = {}
     for stream in a.streams:
         rows: list[list[tuple[int, int, int, int]]] = []
-        for n, m in zip(given, answers, strict=True):
+        for n, m in zip(given, begun, strict=True):
             all_input = [(token, at, INPUT, 0) for at, token in enumerate(n)]
             all_output = [(token, len(n) + at, OUTPUT, 1 + at) for at, token in enumerate(m)]
             held = {"input": all_input, "output": all_output, "both": all_input + all_output}
@@ -72,16 +74,13 @@ def _padded(
     return Tokens(ids, position, document, part, step)
 
 
-rows_of = streams_of
-
-
 def prompt_of(a: Architecture, given: Sequence[int], begun: Sequence[int] = ()) -> Prompt:
     """The prompt of one request: ids of the input part, and those that begin the output part.
 
     Raises:
-        UserError: as `streams_of`.
+        UserError: as `rows_of`.
     """
-    return dict(streams_of(a, [given], [begun]))
+    return rows_of(a, [given], [begun])
 
 
 def prompts(layout: Layout, examples: Sequence[Example]) -> Mapping[str, Tokens]:
@@ -90,10 +89,10 @@ def prompts(layout: Layout, examples: Sequence[Example]) -> Mapping[str, Tokens]
     """
     given = [int(np.argmax(example.text)) if example.text.any() else 0 for example in examples]
     empty = [
-        replace(e, output=e.output[:n], ends=False, where=None if e.where is None else e.where[:n])
+        [replace(e, output=e.output[:n], ends=False, where=None if e.where is None else e.where[:n])]
         for e, n in zip(examples, given, strict=True)
     ]
-    return layout.batch([[example] for example in empty]).trimmed().streams
+    return layout.batch(empty).trimmed().streams
 
 
 def split(rows: Mapping[str, Tokens]) -> list[Prompt]:

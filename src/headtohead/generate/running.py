@@ -105,7 +105,8 @@ class EagerRunner:
         capacity: Mapping[str, int],
         precision: Precision = "fp32",
     ) -> None:
-        self.model, self.slots, self.capacity = model, slots, dict(capacity)
+        self.model, self.slots = model, slots
+        self.capacity: Mapping[str, int] = dict(capacity)
         self.architecture = model.architecture
         self._half = precision == "bf16"
         if self._half:

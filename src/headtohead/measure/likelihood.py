@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from headtohead.errors import UserError
-from headtohead.generate.prompts import streams_of
+from headtohead.generate.prompts import rows_of
 from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Batch, Tokens
 from headtohead.model.transformer import Transformer
@@ -117,7 +117,7 @@ def token_nats(
     def batch_of(numbers: Sequence[int]) -> tuple[Batch, list[tuple[int, int]]]:
         some = [rows[i] for i in numbers]
         parts = [list(r.shown) for r in some], [[*r.begun, *r.asked] for r in some]
-        streams = streams_of(a, *parts, pad=pad, device=network.device, left=left)
+        streams = rows_of(a, *parts, pad, network.device, left=left)
         firsts = [len(row.begun) - 1 + (0 if apart else len(row.shown)) for row in some]
         return _asking(
             streams, a, [(first, row.asked) for first, row in zip(firsts, some, strict=True)], left
@@ -160,7 +160,7 @@ def pseudo_nats(
     def batch_of(numbers: Sequence[int]) -> tuple[Batch, list[tuple[int, int]]]:
         some = [holes[i] for i in numbers]
         shown = [hidden(*hole) for hole in some]
-        streams = streams_of(a, shown, [[] for _ in some], pad=pad, device=network.device, left=left)
+        streams = rows_of(a, shown, [[] for _ in some], pad, network.device, left=left)
         at = [(texts[number].first + place, texts[number].ids) for number, place in some]
         return _asking(streams, a, [(place, [ids[place]]) for place, ids in at], left)
 
