@@ -62,7 +62,7 @@ def test_batch_size_order_and_padding_change_no_score(family: str) -> None:
 @pytest.mark.parametrize("family", [f for f in ARCHITECTURES if fills_holes(f)][:3])
 def test_a_pseudo_likelihood_hides_the_rest_of_the_word(family: str) -> None:
     """Kauf and Ivanova's PLL-word-l2r, token by token, one at a time."""
-    from headtohead.measure.likelihood import streams_of
+    from headtohead.generate.prompts import rows_of as streams_of
 
     model = model_of(family, "own")
     for text, found in zip(texts_of(2, 4), pseudo_nats(model, texts_of(2, 4), MASK), strict=True):

@@ -107,16 +107,31 @@ def _seen(
 
 
 def _stretches(rule: Visibility, head: int, heads: int, tokens: Tokens, keys: Tokens, n: int) -> Numbers:
-    """(2, stretches, n): first place and the one after the last of what each query sees among the keys, joined
-    where they touch, in order; empty ones are (0, 0) and come last.
-    """
+    """`stretches` of the first `n` tokens, in places of the keys."""
     where = Coordinates(
         *(axis[0, :n].cpu().numpy() for axis in (tokens.position, tokens.document, tokens.part))
     )
     position = keys.position[0].cpu().numpy()
     beginning, end = (int(position[0]), int(position[-1]) + 1) if len(position) else (0, 0)
-    found = rule.spans(where, _split(tokens, keys), head, heads)
+    return stretches(rule, head, heads, where, split_of(tokens, keys), beginning, end)
+
+
+def stretches(
+    rule: Visibility,
+    head: int,
+    heads: int,
+    where: Coordinates,
+    split: int,
+    beginning: int,
+    end: int | Numbers,
+) -> Numbers:
+    """(2, stretches, n): first place and the one after the last of what each of n queries sees of its document, where
+    the keys stand one after another from position `beginning` on, up to `end`. Joined where they touch, in order;
+    empty ones are (0, 0) and come last. `split`: the position of the output's first token.
+    """
+    n = len(where.position)
     ones = np.ones(n, np.int64)
+    found = rule.spans(where, split, head, heads)
     edges = [
         (np.clip(low * ones, beginning, end), np.clip(high * ones, beginning, end)) for low, high in found
     ]
@@ -139,7 +154,7 @@ def _stretches(rule: Visibility, head: int, heads: int, tokens: Tokens, keys: To
     return joined
 
 
-def _split(*of: Tokens) -> int:
+def split_of(*of: Tokens) -> int:
     """The position of the output's first token, or the one after the last there is."""
     found: list[int] = []
     for tokens in of:
