@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headtohead.errors import UserError, about
 from headtohead.generate.decoding import written_after
+from headtohead.generate.prompts import rows_of
 from headtohead.interop.folders import Held, read_folder, write_folder
 from headtohead.interop.frame import Frame
 from headtohead.interop.own import separate
@@ -21,7 +22,7 @@ from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Tokens
 from headtohead.model.reach import sees_its_answer
 from headtohead.model.transformer import Transformer
-from headtohead.model.visibility import INPUT, OUTPUT, PADDING
+from headtohead.model.visibility import PADDING
 
 Ids = Sequence[Sequence[int]] | Tensor
 """Rows of ids, which may differ in length, or a tensor (B, T)."""
@@ -201,36 +202,7 @@ class Model:
 
     def _rows(self, given: list[list[int]], answers: list[list[int]], more: int = 0) -> Mapping[str, Tokens]:
         """One example a row, for each stream; `more` tokens will be written."""
-        a = self.architecture
-        longest = max(len(n) + len(m) for n, m in zip(given, answers, strict=True)) + more
-        if a.context is not None and longest > a.context:
-            raise UserError(
-                f"{a.name} has learned positions for {a.context} tokens, and this needs {longest}: give less"
-            )
-        found: dict[str, Tokens] = {}
-        for stream in a.streams:
-            rows: list[list[tuple[int, int, int, int]]] = []
-            for n, m in zip(given, answers, strict=True):
-                all_input = [(token, at, INPUT, 0) for at, token in enumerate(n)]
-                all_output = [(token, len(n) + at, OUTPUT, 1 + at) for at, token in enumerate(m)]
-                held = {"input": all_input, "output": all_output, "both": all_input + all_output}
-                rows.append(held[stream.holds])
-            if not any(rows) or (stream.holds != "input" and not all(rows)):
-                raise UserError(f"{a.name}: a row without a token in stream '{stream.name}': give a text")
-            found[stream.name] = _padded(rows, self.frame.pad, self.network.device)
-        return found
-
-
-def _padded(rows: Sequence[Sequence[tuple[int, int, int, int]]], pad: int, device: torch.device) -> Tokens:
-    """Rows of (id, position, part, step), padded on the right as a layout pads them."""
-    width = max(map(len, rows))
-    table = torch.tensor(
-        [[*row, *[(pad, 0, INPUT, 0)] * (width - len(row))] for row in rows], device=device
-    ).unbind(-1)
-    real = torch.tensor([[at < len(row) for at in range(width)] for row in rows], device=device)
-    document = torch.where(real, 0, PADDING)
-    ids, position, part, step = table
-    return Tokens(ids, position, document, part, step)
+        return rows_of(self.architecture, given, answers, self.frame.pad, self.network.device, more)
 
 
 def _rows_of(ids: Ids) -> list[list[int]]:
