@@ -14,7 +14,18 @@ from collections.abc import Sequence
 
 import typer
 
-from headtohead.cli import bench, data, exchange, fits, fleet, networks, studies, tasks, training
+from headtohead.cli import (
+    bench,
+    costs,
+    data,
+    exchange,
+    fits,
+    fleet,
+    networks,
+    studies,
+    tasks,
+    training,
+)
 from headtohead.cli.base import PROGRAM, app, spread
 from headtohead.errors import Interrupted, UserError
 from headtohead.files import explain_os_error
@@ -22,6 +33,7 @@ from headtohead.files import explain_os_error
 __all__ = [
     "app",
     "bench",
+    "costs",
     "data",
     "exchange",
     "fits",

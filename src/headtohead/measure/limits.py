@@ -33,6 +33,26 @@ def matmul_peak(dtype: torch.dtype = torch.bfloat16, seconds: float = 0.6) -> fl
     return best
 
 
+READ_BYTES = 1 << 28
+"""More than any cache holds, little enough to be read often in a second."""
+
+
+def read_bandwidth(seconds: float = 0.6) -> float:
+    """Bytes/s that the CPU reads from memory, in about `seconds`, with the threads torch has now: the fastest of sums
+    over a tensor that no cache holds.
+    """
+    x = torch.ones(READ_BYTES // 4)
+    x.sum()
+    best, end = 0.0, time.perf_counter() + seconds
+    while True:
+        began = time.perf_counter()
+        x.sum()
+        now = time.perf_counter()
+        best = max(best, READ_BYTES / (now - began))
+        if now > end:
+            return best
+
+
 def peak_memory() -> int:
     """The most bytes that this process has had in memory.
 
