@@ -49,8 +49,9 @@ format: setup ## let ruff put the files in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## make docs/architectures.md and its drawings again, from the presets
+docs: setup ## make docs/architectures.md and docs/claims.md again, from the presets and the results
 	$(BIN)/python -m headtohead.study.gallery docs
+	$(BIN)/headtohead claims --write
 
 clean: ## remove the caches (not .venv, not runs/)
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache

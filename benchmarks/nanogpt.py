@@ -49,20 +49,20 @@ d_ff = 320
 
 [data]
 tokenizer = "bytes"
-row = 256
-window_bytes = 250
+row = 264
+window_bytes = 64
 tune = 0.01
 test = 0.01
 
 [recipe]
 optimizer = "muon"
-learning_rate = 2e-2
+learning_rate = 1e-2
 rows_per_step = 8
-steps = 300
+steps = 228
 warmup_steps = 20
 betas = [0.9, 0.99]
 threads = {threads}
-checkpoint_every = 300
+checkpoint_every = 228
 
 [evaluation]
 points = 1

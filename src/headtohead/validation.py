@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -118,7 +119,7 @@ def _explain(model_class: type[BaseModel], detail: ErrorDetails, data: Any) -> s
         return f"the key '{key}' is missing"
     if kind == "literal_error":
         expected = detail.get("ctx", {}).get("expected", "")
-        near = difflib.get_close_matches(str(value), str(expected).replace("'", "").split(), n=1)
+        near = difflib.get_close_matches(str(value), re.findall("'([^']*)'", str(expected)), n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"{key} = {_shown(value)}: it should be {expected}{hint}"
     if kind in ("value_error", "assertion_error"):

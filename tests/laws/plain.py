@@ -38,6 +38,9 @@ SAYS: dict[str, Callable[[Token, Token], bool]] = {
     "full": lambda q, k: True,
     "key_is_input": lambda q, k: k.part == INPUT,
     "prefix": lambda q, k: k.part == INPUT or k.position <= q.position,
+    "backward_input": lambda q, k: (
+        k.part == INPUT and k.position >= q.position if q.part == INPUT else k.position <= q.position
+    ),
     "same_document": lambda q, k: q.document == k.document,
     "same_part": lambda q, k: q.part == k.part,
 }

@@ -73,3 +73,15 @@ def test_no_places_cost_nothing() -> None:
         torch.zeros(0, 4), loss.Head(torch.ones(5, 4)), torch.zeros(0, dtype=torch.long), 0.1
     )
     assert sums.total.item() == sums.weight.item() == 0
+
+
+def test_compiled_chunks_of_any_length_equal_eager_ones() -> None:
+    g = torch.Generator().manual_seed(2)
+    head = loss.Head(torch.randn(50, 16, generator=g), torch.randn(50, generator=g), 0.5, 3.0)
+    run = loss.compiled_chunk()
+    for places in (64, 7, 2, 1, 33):
+        h, goal = torch.randn(places, 16, generator=g), torch.randint(0, 50, (places, 1), generator=g)
+        found, expected = (f(h, head, goal, 1e-2, True) for f in (run, loss.chunk_sums))
+        assert found.slope is not None and expected.slope is not None
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, theirs)

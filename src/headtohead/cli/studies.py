@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from headtohead.cli.base import ANSWER, INSIDE, Command, ManyValues, app, at_least, complete_run
+from headtohead.errors import UserError
 
 
 @app.command(cls=ManyValues, rich_help_panel=ANSWER, short_help="Run a study file and write its page.")
@@ -68,6 +69,14 @@ def study(
             rich_help_panel="A cluster",
         ),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do a part of the runs, such as 1/2, in a folder of its own; headtohead report DIR DIR --out DIR puts "
+            "the parts together.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the runs, the match, FLOPs and time; start nothing.")
     ] = False,
@@ -97,6 +106,7 @@ def study(
         overrides=set_ or [],
         on=on,
         slurm=slurm or [],
+        shard=shard,
     )
 
 
@@ -104,12 +114,32 @@ def study(
     cls=Command, rich_help_panel=ANSWER, short_help="Write a study's page again, from what is finished."
 )
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="The folders of a study, or of several.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where several are put together: plan, results and one page for all."
+        ),
+    ] = None,
 ) -> None:
-    """Write a study's page again (report.html, report.md, the figures), from the runs finished so far."""
+    """Write a study's page again (report.html, report.md, the figures), from the runs finished so far.
+
+    Several folders are put together first: the shards of a study, more seeds of it, or other arms on the same text.
+    A run that is in two of them counts once.
+    """
     from headtohead.study import report as pages
 
-    pages.write_report(folder)
+    if out is None and len(folders) > 1:
+        raise UserError("report: say where several folders are put together, such as --out runs/joined")
+    if out is not None:
+        from headtohead.study import parting
+
+        pages.write_report(parting.joined(folders, out))
+        typer.echo(f"{out / 'report.html'}: {len(folders)} folders put together")
+        return
+    pages.write_report(folders[0])
 
 
 @app.command(cls=Command, rich_help_panel=ANSWER, short_help="Show every difference between two runs.")

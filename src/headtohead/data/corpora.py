@@ -58,6 +58,15 @@ class Pairs:
     source: str
 
 
+TEST_SHARE = 8
+"""One question in so many is for testing."""
+
+
+def is_for_testing(text: str) -> bool:
+    """Whether a question with this input is kept from training: by a hash of it alone, whatever it stands among."""
+    return hashlib.sha256(text.encode()).digest()[0] % TEST_SHARE == 0
+
+
 def load_corpus(paths: Sequence[Path] = (), field: str = "text") -> Corpus:
     """Read .txt, .md and .jsonl files, and folders of them (recursively); no paths, the embedded default.
 

@@ -18,6 +18,22 @@ def fits_row(input_tokens: int, output_tokens: int, row: int, side: int) -> bool
     return n + m <= row and max(n, m) <= side
 
 
+def check_fit(
+    lengths_in: Lengths, lengths_out: Lengths, numbers: Sequence[int], *, row: int, side: int
+) -> None:
+    """Raises UserError where some of the examples `numbers` fit no row (`fits_row`)."""
+    held = {i: (int(lengths_in[i]), int(lengths_out[i])) for i in numbers}
+    long = [i for i in numbers if not fits_row(*held[i], row, side)]
+    if long:
+        i = max(long, key=lambda i: (sum(held[i]), -i))
+        raise UserError(
+            f"{len(long)} of {len(numbers)} examples do not fit a row of {row} tokens with sides of {side}: "
+            f"the longest is example {i} with {held[i][0]} input and {held[i][1]} output tokens; "
+            f"row = {max(sum(there) for there in held.values()) + 2} and "
+            f"side = {max(max(there) for there in held.values()) + 1} would hold all"
+        )
+
+
 def plan_rows(
     lengths_in: Lengths,
     lengths_out: Lengths,
@@ -35,18 +51,9 @@ def plan_rows(
     (first fit). Every example of `order` is in exactly one row. Raises UserError for examples too long for
     any row.
     """
-    one = [int(n) + 1 for n in lengths_in]
-    two = [int(m) + 1 for m in lengths_out]
+    one, two = [int(n) + 1 for n in lengths_in], [int(m) + 1 for m in lengths_out]
     waiting = [int(i) for i in order]
-    long = [i for i in waiting if one[i] + two[i] > row or one[i] > side or two[i] > side]
-    if long:
-        i = max(long, key=lambda i: (one[i] + two[i], -i))
-        raise UserError(
-            f"{len(long)} of {len(waiting)} examples do not fit a row of {row} tokens with sides of {side}: "
-            f"the longest is example {i} with {one[i] - 1} input and {two[i] - 1} output tokens; "
-            f"row = {max(one[i] + two[i] for i in waiting)} and "
-            f"side = {max(max(one[i], two[i]) for i in waiting)} would hold all"
-        )
+    check_fit(lengths_in, lengths_out, waiting, row=row, side=side)
     waiting.reverse()
     rows: list[list[int]] = []
     near: list[int] = []

@@ -154,7 +154,7 @@ class Engine:
                     f"'{stream.name}'; give a shorter prompt or fewer max_tokens"
                 )
             ids = prompt[stream.name].ids
-            if there and not (0 <= int(ids.min()) and int(ids.max()) < a.vocabulary):
+            if there and not (int(ids.min()) >= 0 and int(ids.max()) < a.vocabulary):
                 raise UserError(f"an id of the prompt is outside the vocabulary: 0 to {a.vocabulary - 1}")
         last = int(prompt[self._last].position[0, -1]) + 1
         if a.context is not None and last + sampling.max_tokens > a.context:
@@ -203,7 +203,9 @@ class Engine:
         while self.busy:
             yield from self.step()
 
-    def write(self, prompts: Sequence[Prompt], sampling: Sampling | Sequence[Sampling]) -> list[list[Written]]:
+    def write(
+        self, prompts: Sequence[Prompt], sampling: Sampling | Sequence[Sampling]
+    ) -> list[list[Written]]:
         """The choices of each prompt, whole; nothing else may be running. All prompts are checked first."""
         each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
         for prompt, how in zip(prompts, each, strict=True):
@@ -325,9 +327,7 @@ class Engine:
         self._leave(request)
         return events
 
-    def _told(
-        self, request: _Request, choice: int, tokens: list[int], ended: bool, score: float
-    ) -> Event:
+    def _told(self, request: _Request, choice: int, tokens: list[int], ended: bool, score: float) -> Event:
         text = ""
         finished: Finish = "stop" if ended else "length"
         if self.decode is not None:

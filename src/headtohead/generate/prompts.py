@@ -28,9 +28,12 @@ def rows_of(
     pad: int = 0,
     device: torch.device = CPU,
     more: int = 0,
+    left: bool = False,
 ) -> dict[str, Tokens]:
-    """Rows of raw ids for each stream, one example a row, padded on the right: `given` is the input part, `begun`
-    what is given of the output part, in the same row where the network has one; `more` tokens will be written.
+    """Rows of raw ids for each stream, one example a row, padded on the right, or on the `left`.
+
+    `given` is the input part, `begun` what is given of the output part, in the same row where the network has one;
+    `more` tokens will be written.
 
     Raises:
         UserError: more tokens than learned positions, or a row without a token where there must be one.
@@ -50,19 +53,24 @@ def rows_of(
             rows.append(held[stream.holds])
         if not any(rows) or (stream.holds != "input" and not all(rows)):
             raise UserError(f"{a.name}: a row without a token in stream '{stream.name}': give a text")
-        found[stream.name] = _padded(rows, pad, device)
+        found[stream.name] = _padded(rows, pad, device, left)
     return found
 
 
-def _padded(rows: Sequence[Sequence[tuple[int, int, int, int]]], pad: int, device: torch.device) -> Tokens:
-    """Rows of (id, position, part, step), padded on the right as a layout pads them."""
+def _padded(
+    rows: Sequence[Sequence[tuple[int, int, int, int]]], pad: int, device: torch.device, left: bool
+) -> Tokens:
+    """Rows of (id, position, part, step), padded as a layout pads them, or on the other side."""
     width = max(map(len, rows))
-    table = torch.tensor(
-        [[*row, *[(pad, 0, INPUT, 0)] * (width - len(row))] for row in rows], device=device
-    ).unbind(-1)
-    real = torch.tensor([[at < len(row) for at in range(width)] for row in rows], device=device)
-    document = torch.where(real, 0, PADDING)
-    ids, position, part, step = table
+    table = torch.full((len(rows), width, 4), 0, device=device)
+    table[..., 0] = pad
+    document = torch.full((len(rows), width), PADDING, device=device)
+    for number, row in enumerate(rows):
+        if row:
+            first = width - len(row) if left else 0
+            table[number, first : first + len(row)] = torch.tensor(row, device=device)
+            document[number, first : first + len(row)] = 0
+    ids, position, part, step = table.unbind(-1)
     return Tokens(ids, position, document, part, step)
 
 
@@ -84,9 +92,7 @@ def prompts(layout: Layout, examples: Sequence[Example]) -> Mapping[str, Tokens]
         [replace(e, output=e.output[:n], ends=False, where=None if e.where is None else e.where[:n])]
         for e, n in zip(examples, given, strict=True)
     ]
-    streams = layout.batch(empty).streams
-    longest = {name: int((tokens.document != PADDING).sum(dim=1).max()) for name, tokens in streams.items()}
-    return {name: tokens.map(lambda part, n=longest[name]: part[:, :n]) for name, tokens in streams.items()}
+    return layout.batch(empty).trimmed().streams
 
 
 def split(rows: Mapping[str, Tokens]) -> list[Prompt]:

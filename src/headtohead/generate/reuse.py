@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from headtohead.model import reuse
 from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Tokens
-from headtohead.model.reuse import Row
-from headtohead.model.reuse import still_valid as of_rows
+from headtohead.model.reuse import Row, stretches
+
+__all__ = ["split_of", "still_valid", "stretches"]
 
 
 def still_valid(a: Architecture, before: Mapping[str, Tokens], after: Mapping[str, Tokens]) -> dict[str, int]:
@@ -18,7 +20,12 @@ def still_valid(a: Architecture, before: Mapping[str, Tokens], after: Mapping[st
     `before` (the tokens (1, T) that a cache was made of) to `after`.
     """
     then, now = ({name: _row(tokens) for name, tokens in streams.items()} for streams in (before, after))
-    return of_rows(a, then, now)
+    return reuse.still_valid(a, then, now)
+
+
+def split_of(*of: Tokens) -> int:
+    """The position of the output's first token, or the one after the last there is."""
+    return reuse.split_of(*map(_row, of))
 
 
 def _row(tokens: Tokens) -> Row:

@@ -105,7 +105,8 @@ class EagerRunner:
         capacity: Mapping[str, int],
         precision: Precision = "fp32",
     ) -> None:
-        self.model, self.slots, self.capacity = model, slots, dict(capacity)
+        self.model, self.slots = model, slots
+        self.capacity: Mapping[str, int] = dict(capacity)
         self.architecture = model.architecture
         self._half = precision == "bf16"
         if self._half:
@@ -162,9 +163,7 @@ class EagerRunner:
     def cache_bytes(self) -> int:
         """Bytes of keys and values that were set aside."""
         kept = self._cache.reads.values()
-        parts = (
-            (k.sums, k.totals) if isinstance(k, LinearState) else (k.keys, k.values) for k in kept
-        )
+        parts = ((k.sums, k.totals) if isinstance(k, LinearState) else (k.keys, k.values) for k in kept)
         return sum(t.numel() * t.element_size() for pair in parts for t in pair)
 
 

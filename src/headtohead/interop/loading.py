@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from operator import index
 from pathlib import Path
 from typing import overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from headtohead.errors import UserError, about
@@ -17,7 +18,10 @@ from headtohead.generate.prompts import rows_of
 from headtohead.interop.folders import Held, read_folder, write_folder
 from headtohead.interop.frame import Frame
 from headtohead.interop.own import separate
-from headtohead.interop.tokens import Text, text_of
+from headtohead.interop.scoring import framed_row, likelihood_of, nats_by_token, score_texts, token_bytes
+from headtohead.interop.tokens import Text, encoded_with_ends, text_of
+from headtohead.measure.lengths import Reader
+from headtohead.measure.likelihood import ROWS_AT_ONCE, Array, Likelihood, Scored
 from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Tokens
 from headtohead.model.reach import sees_its_answer
@@ -26,7 +30,6 @@ from headtohead.model.visibility import PADDING
 
 Ids = Sequence[Sequence[int]] | Tensor
 """Rows of ids, which may differ in length, or a tensor (B, T)."""
-ROWS_AT_ONCE = 16
 
 
 def load(folder: str | Path) -> Model:
@@ -65,59 +68,90 @@ class Model:
             )
         return self._tokenizer
 
+    @property
+    def reader(self) -> Reader:
+        """How it is asked, for `measure.lengths`."""
+        encode = self.tokenizer.encode
+
+        def nats(inputs: Sequence[str], outputs: Sequence[str], batch_size: int) -> list[Array]:
+            return nats_by_token(
+                self.network, self.frame, self.tokenizer, inputs, outputs, batch_size=batch_size
+            )
+
+        return Reader(
+            self.network,
+            lambda given, output: framed_row(self.architecture, self.frame, encode(given), encode(output)),
+            nats,
+            lambda text: token_bytes(encoded_with_ends(self.tokenizer, text)[1]),
+            self.likelihood,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the description, the frame, the tokenizer and the weights: two networks that score alike."""
+        digest = hashlib.sha256()
+        held = self._held
+        for part in (held.architecture.model_dump_json(), held.frame.model_dump_json(), held.tokenizer or ""):
+            digest.update(hashlib.sha256(part.encode()).digest())
+        for name, tensor in sorted(held.weights.items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     def save(self, folder: str | Path) -> None:
         """Write a model folder, which must not be there yet; what it was loaded with is written."""
         write_folder(Path(folder), self._held)
 
+    @property
+    def likelihood(self) -> Likelihood:
+        """What its scores are: "exact", or "pseudo" of a network that fills holes."""
+        return likelihood_of(self.architecture, self.frame)
+
     @overload
-    def score(self, input: str, output: str) -> float: ...  # pyright: ignore[reportOverlappingOverload]  a text is a sequence too
+    def score(self, input: str, output: str, *, batch_size: int = ROWS_AT_ONCE) -> float: ...  # pyright: ignore[reportOverlappingOverload]  a text is a sequence too
     @overload
-    def score(self, input: Sequence[str], output: Sequence[str]) -> list[float]: ...
-    def score(self, input: str | Sequence[str], output: str | Sequence[str]) -> float | list[float]:
+    def score(
+        self, input: Sequence[str], output: Sequence[str], *, batch_size: int = ROWS_AT_ONCE
+    ) -> list[float]: ...
+    def score(
+        self, input: str | Sequence[str], output: str | Sequence[str], *, batch_size: int = ROWS_AT_ONCE
+    ) -> float | list[float]:
         """-ln p(output | input) in nats, of the output's text alone (not of its end); one for each pair.
 
-        Input and output are tokenized each by itself.
+        Input and output are tokenized each by itself. Of a network that fills holes it is a pseudo-likelihood, which
+        `likelihood` says, as do the figures of `scores`.
 
         Raises:
-            UserError: the network fills holes, so no left-to-right score is exact; as many inputs as outputs
-                are needed; nothing stands before the output's first token; too long for learned positions.
+            UserError: as many inputs as outputs are needed; nothing stands before the output's first token; too
+                long for learned positions; a network that fills holes without a mask token.
         """
         if isinstance(input, str) != isinstance(output, str):
             raise UserError("score wants two texts, or two lists of texts of the same length")
         if isinstance(input, str) and isinstance(output, str):
             return self.score([input], [output])[0]
-        if len(input) != len(output):
-            raise UserError(
-                f"score got {len(input)} inputs and {len(output)} outputs: each input needs its output"
-            )
-        self._check_writes("score")
-        given, begun = self._framed(input)
-        answers = [self.tokenizer.encode(text) for text in output]
-        order = sorted(range(len(given)), key=lambda i: len(given[i]) + len(answers[i]))
-        found = [0.0] * len(given)
-        for at in range(0, len(order), ROWS_AT_ONCE):
-            some = order[at : at + ROWS_AT_ONCE]
-            nats = self._nats(*([rows[i] for i in some] for rows in (given, begun, answers)))
-            for i, value in zip(some, nats, strict=True):
-                found[i] = value
-        return found
+        return [float(nats) for nats in self.scores(input, output, batch_size=batch_size).nats]
 
-    @torch.no_grad()
-    def _nats(self, given: list[list[int]], begun: list[list[int]], answers: list[list[int]]) -> list[float]:
-        streams = self._rows(given, [[*start, *ids] for start, ids in zip(begun, answers, strict=True)])
-        h = self.network.hidden(streams)
-        found: list[float] = []
-        for row, (before, start, ids) in enumerate(zip(given, begun, answers, strict=True)):
-            first = len(start) - 1 + (0 if separate(self.architecture) else len(before))
-            if ids and first < 0:
-                raise UserError(
-                    f"{self.architecture.name} has no token that begins a text, so it can't score an output "
-                    "after an empty input: give an input"
-                )
-            logits = self.network.next_logits(h[row, first : first + len(ids)]) if ids else None
-            targets = torch.tensor(ids, device=h.device)
-            found.append(0.0 if logits is None else float(F.cross_entropy(logits, targets, reduction="sum")))
-        return found
+    def scores(
+        self,
+        input: Sequence[str],
+        output: Sequence[str],
+        *,
+        batch_size: int = ROWS_AT_ONCE,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Scored:
+        """`score` of many pairs with what is needed for figures: nats, tokens and bytes of each, and what they are.
+
+        `on_progress` gets the number of rows that were scored (of a network that fills holes, tokens).
+        """
+        return score_texts(
+            self.network,
+            self.frame,
+            self.tokenizer,
+            input,
+            output,
+            batch_size=batch_size,
+            on_progress=on_progress,
+        )
 
     @overload
     def generate(self, prompt: str, max_tokens: int = 64) -> str: ...  # pyright: ignore[reportOverlappingOverload]  a text is a sequence too

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import numpy as np
 import tokenizers
 
 from headtohead.data.shards import SPECIALS
-from headtohead.data.tokenizers import load_tokenizer
+from headtohead.data.tokenizers import Tokenizer, load_tokenizer
 from headtohead.errors import UserError
 from headtohead.interop.frame import Frame
 from headtohead.model.architecture import Architecture
@@ -46,6 +47,11 @@ class ForeignTokenizer:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids, and the character of the text after which each ends."""
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return found.ids, [end for _, end in found.offsets]
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
@@ -61,6 +67,23 @@ class ForeignTokenizer:
         """The id of the hole, where there is one."""
         found = (self._tokenizer.token_to_id(name) for name in MASKS)
         return next((i for i in found if i is not None), None)
+
+
+def encoded_with_ends(tokenizer: Text, text: str) -> tuple[list[int], list[int]]:
+    """A text's ids, and the byte of the text after which each of them ends; the last ends where the text does.
+
+    Of several tokens that make up one character the first is taken to hold all of it.
+    """
+    if isinstance(tokenizer, ForeignTokenizer):
+        ids, characters = tokenizer.encode_with_ends(text)
+        edges = np.cumsum([0, *(len(character.encode()) for character in text)])
+        ends = edges[np.maximum.accumulate(np.array(characters, np.int64))] if ids else edges[:0]
+    else:
+        own = cast(Tokenizer, tokenizer)
+        ids = own.encode(text)
+        ends = np.cumsum(own.sizes[np.array(ids, np.int64)])
+    found = [int(end) for end in ends]
+    return ids, [*found[:-1], len(text.encode())] if ids else []
 
 
 def text_of(content: str, where: object) -> Text:

@@ -5,11 +5,13 @@ A rule is written out in `RULES`, to be printed beside what it decided, and appl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from headtohead.measure.statistics import Comparison
+from headtohead.measure.power import ALPHA
+from headtohead.measure.statistics import Comparison, holm
 
 ClaimOutcome = Literal["supported", "contradicted", "undecided"]
 
@@ -29,6 +31,31 @@ RULES: dict[str, str] = {
         "equal parameters, a gain that is different from zero after Holm's correction with its whole "
         "interval beyond the margin. Undecided: anything else, also where there is no edge to "
         "explain."
+    ),
+    "beats": (
+        "Each contrast goes from the arm that is said to be worse to the one that is said to be better. "
+        "Supported: in every contrast and region there is a gain that is different from zero after Holm's "
+        "correction, with its whole 95 % interval beyond the margin. Contradicted: in one contrast and "
+        "region the whole interval lies above minus the margin, so no gain as large as the margin is left. "
+        "Undecided: anything else, and wherever a contrast is not judged."
+    ),
+    "keeps-where-other-loses": (
+        "Both contrasts take the same thing away, the first from the network that is said to do without it, "
+        "the second from the one that is said to fail. To lose is to need more bits by more than the margin. "
+        "Supported: in every region of the first contrast the whole 95 % interval lies below the margin, and "
+        "in every region of the second there is a loss that is different from zero after Holm's correction "
+        "with its whole interval beyond the margin. Contradicted: the first contrast has such a loss in one "
+        "region, or the whole interval of the second lies below the margin in one. Undecided: anything else."
+    ),
+    "steadier": (
+        "Each contrast goes from the arm that is said to train less steadily to the steadier one. Both were "
+        "trained at the same learning rates under the same seeds; a run is unsteady if its loss was not "
+        "finite, stood out at some step above those before it (by more than 6 robust standard deviations and "
+        "2 %), or ended more than 2 % above the lowest point of its curve. Of the pairs in which one run was "
+        "steady and the other was not, McNemar's exact test asks for the direction, after Holm's correction "
+        "over the claim's contrasts. Supported: every contrast has fewer unsteady runs, with p below 0.05. "
+        "Contradicted: one has more, with p below 0.05. Undecided: anything else, also where hardly a run "
+        "was unsteady."
     ),
 }
 """Decision rules by name, as they are printed. A difference below zero is a gain: fewer bits per byte."""
@@ -79,6 +106,91 @@ def does_not_beat(region: str, cells: Sequence[Comparison], margin: float) -> Re
             outcomes.append("undecided")
             reasons.append(f"{c.contrast.name}: a gain as large as the margin is neither shown nor ruled out")
     return RegionFinding(region, together(outcomes), ", ".join(reasons))
+
+
+def beats(region: str, cells: Sequence[Comparison], margin: float) -> RegionFinding:
+    """RULES["beats"] in one region."""
+    outcomes: list[ClaimOutcome] = []
+    reasons: list[str] = []
+    for c in cells:
+        name = c.contrast.name
+        if _silent(c):
+            outcomes.append("undecided")
+            reasons.append(f"{name}: {c.outcome}")
+        elif _gains(c):
+            outcomes.append("supported")
+            reasons.append(f"{name}: a gain beyond the margin")
+        elif c.interval[0] > -margin:
+            outcomes.append("contradicted")
+            reasons.append(f"{name}: no gain as large as the margin")
+        else:
+            outcomes.append("undecided")
+            reasons.append(f"{name}: a gain as large as the margin is neither shown nor ruled out")
+    return RegionFinding(region, together(outcomes), ", ".join(reasons))
+
+
+def keeps_where_other_loses(
+    region: str, keeps: Sequence[Comparison], loses: Sequence[Comparison], margin: float
+) -> RegionFinding:
+    """RULES["keeps-where-other-loses"]: the first contrast in its regions, the second in its own."""
+    outcomes: list[ClaimOutcome] = []
+    reasons: list[str] = []
+    for c, may in (*((c, False) for c in keeps), *((c, True) for c in loses)):
+        lost, kept = c.beyond_margin and c.difference > 0, c.interval[1] < margin
+        if _silent(c) or not (lost or kept):
+            outcomes.append("undecided")
+            said = c.outcome if _silent(c) else "a loss as large as the margin is neither shown nor ruled out"
+        else:
+            outcomes.append("supported" if lost == may else "contradicted")
+            said = "a loss beyond the margin" if lost else "no loss as large as the margin"
+        reasons.append(f"{c.contrast.name}: {said}")
+    return RegionFinding(region, together(outcomes), ", ".join(reasons))
+
+
+Steady = Mapping[tuple[float, int], bool]
+"""Whether an arm's run at a learning rate, under a seed, went steadily."""
+
+
+@dataclass(frozen=True)
+class Steadiness:
+    """The runs of two arms at the same rates and seeds. only_first, only_second: pairs in which that arm's run alone
+    was unsteady. p: McNemar's exact test, two-sided.
+    """
+
+    name: str
+    runs: int
+    first: int
+    second: int
+    only_first: int
+    only_second: int
+    p: float
+
+
+def steadiness(name: str, first: Steady, second: Steady) -> Steadiness:
+    """Count the pairs, and test the direction of those that differ against a fair coin."""
+    shared = [key for key in first if key in second]
+    only_first = sum(not first[key] and second[key] for key in shared)
+    only_second = sum(first[key] and not second[key] for key in shared)
+    n, k = only_first + only_second, min(only_first, only_second)
+    p = min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n) if n else 1.0
+    bad_first, bad_second = (sum(not of[key] for key in shared) for of in (first, second))
+    return Steadiness(name, len(shared), bad_first, bad_second, only_first, only_second, p)
+
+
+def steadier(found: Sequence[Steadiness], alpha: float = ALPHA) -> RegionFinding:
+    """RULES["steadier"] over the contrasts of a claim."""
+    outcomes: list[ClaimOutcome] = []
+    reasons: list[str] = []
+    for one, p in zip(found, holm([one.p for one in found]), strict=True):
+        if p >= alpha:
+            outcomes.append("undecided")
+        else:
+            outcomes.append("supported" if one.only_first > one.only_second else "contradicted")
+        reasons.append(
+            f"{one.name}: unsteady {one.first} and {one.second} of {one.runs} runs; {one.only_first} pairs against "
+            f"{one.only_second}, p {p:.2g}"
+        )
+    return RegionFinding("training", together(outcomes), ", ".join(reasons))
 
 
 def edge_goes_away(region: str, equal: Comparison, edge: Comparison, margin: float) -> RegionFinding:

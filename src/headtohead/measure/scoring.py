@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headtohead.data.layouts import Layout, plan_rows
+from headtohead.data.layouts import Layout
+from headtohead.data.packing import check_fit
 from headtohead.data.shards import Example
 from headtohead.model.batch import Batch
 from headtohead.model.transformer import Transformer
@@ -70,25 +71,26 @@ def all_token_nats(
 def _scored(
     model: Transformer, layout: Layout, examples: Sequence[Example], rows_per_batch: int
 ) -> Iterator[tuple[list[int], Batch, Tensor]]:
-    """Examples in batches of one shape: their numbers in the batch's order, the batch, nats (B, T)."""
-    rows = plan_rows(
-        [e.held[0] for e in examples],
-        [e.held[1] for e in examples],
-        range(len(examples)),
-        row=layout.row,
-        side=layout.side,
-    )
+    """Examples in batches: their numbers in the batch's order, the batch, nats (B, T).
+
+    An example is a row of its own beside others of about its length, and a batch has no more places than
+    `rows_per_batch` rows of the layout. Packed rows of one shape took 1.2 to 1.4 times as long: half of the pairs
+    that their queries and keys make are hidden, and an eager network needn't have one shape.
+    """
+    inputs, outputs = ([example.held[side] for example in examples] for side in (0, 1))
+    order = sorted(range(len(examples)), key=lambda i: inputs[i] + outputs[i])
+    check_fit(inputs, outputs, order, row=layout.row, side=layout.side)
     device = model.device
     training = model.training
     model.eval()
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            for at in range(0, len(rows), rows_per_batch):
-                some = rows[at : at + rows_per_batch]
-                # Empty rows keep the last batch's shape: a compiled network isn't compiled again for it.
-                shown = [[examples[i] for i in row] for row in some] + [[]] * (rows_per_batch - len(some))
-                batch = layout.batch(shown).to(device)
-                yield [i for row in some for i in row], batch, model.score(batch)
+            while order:
+                longest = 2 + inputs[order[-1]] + outputs[order[-1]]
+                many = max(1, rows_per_batch * layout.row // longest)
+                numbers, order = order[-many:], order[:-many]
+                batch = layout.batch([[examples[i]] for i in numbers]).trimmed().to(device)
+                yield numbers, batch, model.score(batch)
     finally:
         model.train(training)
 
@@ -127,6 +129,23 @@ def by_document(examples: Sequence[Example], nats: Nats, region: str) -> ByDocum
             sizes[example.document] = sizes.get(example.document, 0) + example.output_bytes
     order = sorted(bits)
     return ByDocument(tuple(order), tuple(sizes[d] for d in order), tuple(bits[d] for d in order))
+
+
+def over_documents(
+    bits: Sequence[float] | NDArray[np.float64], sizes: Sequence[int] | NDArray[np.int64]
+) -> tuple[float, float]:
+    """Bits per byte of documents taken together, and its standard error over documents (NaN for one).
+
+    All bits over all bytes, r = Σb / Σs, is a ratio of two sums; its standard error is that of Σ(b - r s) over Σs, with
+    the documents taken as drawn at random (Cochran, Sampling Techniques, 1977, 6.4).
+    """
+    b, s = np.asarray(bits, np.float64), np.asarray(sizes, np.float64)
+    if not s.sum():
+        return math.nan, math.nan
+    ratio, n = float(b.sum() / s.sum()), len(b)
+    if n < 2:
+        return ratio, math.nan
+    return ratio, math.sqrt(n / (n - 1) * float(np.square(b - ratio * s).sum())) / float(s.sum())
 
 
 def value_of_input(

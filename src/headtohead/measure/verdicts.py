@@ -20,8 +20,13 @@ from headtohead.measure.claims import (
     RULES,
     ClaimOutcome,
     RegionFinding,
+    Steadiness,
+    beats,
     does_not_beat,
     edge_goes_away,
+    keeps_where_other_loses,
+    steadier,
+    steadiness,
     together,
 )
 from headtohead.measure.power import PRIOR, smallest_detectable_effect
@@ -99,9 +104,14 @@ class _Planned:
 
 
 def judge(
-    results: Sequence[Result], study: Mapping[str, Any], refused: Mapping[str, str] | None = None
+    results: Sequence[Result],
+    study: Mapping[str, Any],
+    refused: Mapping[str, str] | None = None,
+    searched: Mapping[str, Any] | None = None,
 ) -> Judgement:
     """What the finished full runs among `results` allow to be said about `study`.
+
+    A contrast is judged in the regions that both its arms are scored in.
 
     Holm's family is all contrasts of the study, with the edges its claims need, in all regions. Contrasts
     of factor "visibility" pass the gate of the input's value (`statistics.gate`).
@@ -110,6 +120,7 @@ def judge(
         results: lines of results.jsonl. Rehearsals and stopped runs are never judged.
         study: arms, seeds, contrasts, claims, margin and data.regions, as in plan.json's "study".
         refused: contrast to reason, for contrasts whose arms differ in something the study did not declare.
+        searched: the search of the arms' learning rates, whose runs tell how steadily an arm trains.
 
     Raises:
         UserError: runs that were scored on different text; a claim whose rule doesn't fit its contrasts.
@@ -124,18 +135,19 @@ def judge(
     scores = {region: _scores(finished, arms, study["seeds"], region) for region in regions}
 
     estimates: list[Comparison] = []
+    owners: list[tuple[str, _Planned]] = []
     for region in regions:
-        table = scores[region]
+        table, here = scores[region], [p for p in planned if _scored_in(p, region, study)]
+        owners += [(region, p) for p in here]
         if table is None:
             reason = "no full run has finished yet, and a rehearsal does not tell which arm is better"
-            estimates += [Comparison(p.contrast, "no verdict", reason, (), 0) for p in planned]
+            estimates += [Comparison(p.contrast, "no verdict", reason, (), 0) for p in here]
         else:
-            estimates += estimate(table, [p.contrast for p in planned], _kinds(finished))
+            estimates += estimate(table, [p.contrast for p in here], _kinds(finished))
     for i, e in enumerate(estimates):
         why = _refusal(e.contrast.name, refused or {}, study)
         if why:
             estimates[i] = Comparison(e.contrast, "no verdict", why, (), 0)
-    owners = [(region, p) for region in regions for p in planned]
     tables = [scores[region] for region, _ in owners]
     decided = decide(estimates, [t.bytes if t else np.ones(1) for t in tables], margin)
 
@@ -148,7 +160,10 @@ def judge(
         final=final,
         verdicts=tuple(v for v in verdicts if v.name not in edge_names),
         edges=tuple(v for v in verdicts if v.name in edge_names),
-        claims=tuple(_claim(claim, verdicts, regions, margin, final) for claim in study.get("claims", ())),
+        claims=tuple(
+            _claim(claim, verdicts, regions, margin, final, study, searched)
+            for claim in study.get("claims", ())
+        ),
         levels={region: tuple(levels(t)) if t else () for region, t in scores.items()},
     )
 
@@ -163,8 +178,15 @@ def detectable_before(study: Mapping[str, Any], documents: int, components: Comp
         arms=len(study["arms"]),
         seeds=len(study["seeds"]),
         documents=documents,
-        comparisons=len(_planned(study)) * len(study["data"]["regions"]),
+        comparisons=sum(
+            _scored_in(p, region, study) for p in _planned(study) for region in study["data"]["regions"]
+        ),
     )
+
+
+def _plain(value: float) -> str:
+    """To three decimals, without a zero's sign."""
+    return f"{value:.3f}".replace("-0.000", "0.000")
 
 
 # -- from results to tables
@@ -194,6 +216,12 @@ def _planned(study: Mapping[str, Any]) -> list[_Planned]:
     return planned
 
 
+def _scored_in(planned: _Planned, region: str, study: Mapping[str, Any]) -> bool:
+    ends = (planned.contrast.arm_from, planned.contrast.arm_to)
+    own = [arm.get("regions") for arm in study["arms"] if arm["key"] in ends]
+    return all(regions is None or region in regions for regions in own)
+
+
 def _edge(claim: Mapping[str, Any]) -> str:
     return " + ".join(claim["contrasts"])
 
@@ -211,6 +239,7 @@ def _scores(
     finished: Mapping[tuple[str, int], Result], arms: Sequence[str], seeds: Sequence[int], region: str
 ) -> Scores | None:
     """The table of one region, None while there is no run. Documents of one group are added up."""
+    finished = {key: r for key, r in finished.items() if region in r["documents"]["bytes"]}
     if not finished:
         return None
     first_key, first = next(iter(finished.items()))
@@ -248,7 +277,11 @@ def _kinds(finished: Mapping[tuple[str, int], Result]) -> dict[str, str]:
 
 
 def _value_of_input(finished: Mapping[tuple[str, int], Result], arm: str, region: str) -> float:
-    values = [r["value_of_input"][region] for (a, _), r in finished.items() if a == arm]
+    values = [
+        r["value_of_input"][region]
+        for (a, _), r in finished.items()
+        if a == arm and region in r["value_of_input"]
+    ]
     return float(np.mean(values)) if values else math.nan
 
 
@@ -272,7 +305,7 @@ def _verdict(
             comparison = gate(comparison, value)
         if comparison.outcome != "not judged":
             cautions += [
-                f"{arm} by itself hardly uses its input yet: it is worth {v:.3f} bits per byte to it"
+                f"{arm} by itself hardly uses its input yet: it is worth {_plain(v)} bits per byte to it"
                 for arm, v in zip(arms, values, strict=True)
                 if v < 5 * comparison.smallest_detectable
             ]
@@ -286,23 +319,23 @@ def _verdict(
 
 
 def _claim(
-    claim: Mapping[str, Any], verdicts: Sequence[Verdict], regions: Sequence[str], margin: float, final: bool
+    claim: Mapping[str, Any],
+    verdicts: Sequence[Verdict],
+    regions: Sequence[str],
+    margin: float,
+    final: bool,
+    study: Mapping[str, Any],
+    searched: Mapping[str, Any] | None,
 ) -> ClaimVerdict:
     rule = claim.get("rule")
+    regions = [region for region in regions if not claim.get("regions") or region in claim["regions"]]
     if rule not in RULES:
         text = "the study states no decision rule for it"
         found = [RegionFinding(region, "undecided", text) for region in regions]
         return ClaimVerdict(
             claim["key"], claim["sentence"], "", "undecided", tuple(found), f"Undecided: {text}."
         )
-    found = []
-    for region in regions:
-        here = {v.name: v.comparison for v in verdicts if v.region == region}
-        cells = [here[name] for name in claim["contrasts"]]
-        if rule == "does-not-beat":
-            found.append(does_not_beat(region, cells, margin))
-        else:
-            found.append(edge_goes_away(region, cells[0], here[_edge(claim)], margin))
+    found = _findings(claim, rule, verdicts, regions, margin, study, searched)
     if not final:
         found = [replace(f, outcome="undecided", reason="the study is not finished") for f in found]
     outcome = together([f.outcome for f in found])
@@ -312,3 +345,49 @@ def _claim(
     else:
         text = "Undecided: the study is not finished."
     return ClaimVerdict(claim["key"], claim["sentence"], RULES[rule], outcome, tuple(found), text)
+
+
+def _findings(
+    claim: Mapping[str, Any],
+    rule: str,
+    verdicts: Sequence[Verdict],
+    regions: Sequence[str],
+    margin: float,
+    study: Mapping[str, Any],
+    searched: Mapping[str, Any] | None,
+) -> list[RegionFinding]:
+    """How the claim stands in each region, or as a whole where its rule speaks of all at once."""
+    names = claim["contrasts"]
+    if rule == "steadier":
+        by_name = {c["name"]: c for c in study["contrasts"]}
+        return [steadier([_steadiness(by_name[name], searched) for name in names])]
+    if rule == "keeps-where-other-loses":
+        keeps, loses = ([v for v in verdicts if v.name == name and v.region in regions] for name in names)
+        where = " and ".join(dict.fromkeys(v.region for v in (*keeps, *loses)))
+        return [
+            keeps_where_other_loses(
+                where, [v.comparison for v in keeps], [v.comparison for v in loses], margin
+            )
+        ]
+    found: list[RegionFinding] = []
+    for region in regions:
+        here = {v.name: v.comparison for v in verdicts if v.region == region}
+        cells = [here[name] for name in names if name in here]
+        if len(cells) < len(names):
+            continue  # no region of this claim's arms
+        if rule == "does-not-beat":
+            found.append(does_not_beat(region, cells, margin))
+        elif rule == "beats":
+            found.append(beats(region, cells, margin))
+        else:
+            found.append(edge_goes_away(region, cells[0], here[_edge(claim)], margin))
+    return found
+
+
+def _steadiness(contrast: Mapping[str, Any], searched: Mapping[str, Any] | None) -> Steadiness:
+    trials = [
+        ((searched or {}).get("arms") or {}).get(contrast[end], {}).get("trials", ())
+        for end in ("from", "to")
+    ]
+    steady = [{(t["learning_rate"], t["seed"]): not t["unsteady"] for t in of} for of in trials]
+    return steadiness(contrast["name"], *steady)

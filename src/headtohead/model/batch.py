@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from headtohead.model.visibility import Coordinates
+from headtohead.model.visibility import PADDING, Coordinates
 
 
 def wide(x: Tensor) -> Tensor:
@@ -45,6 +45,17 @@ class Tokens:
     def coordinates(self) -> Coordinates:
         return Coordinates(self.position, self.document, self.part)
 
+    @property
+    def longest(self) -> int:
+        """Places in the longest row, without the padding on its right."""
+        places = torch.arange(1, self.ids.shape[1] + 1, device=self.ids.device)
+        return int((places * (self.document != PADDING)).max())
+
+    def trimmed(self) -> Tokens:
+        """Without the places that hold padding in every row, on the right."""
+        n = self.longest
+        return self.map(lambda part: part[:, :n])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -72,6 +83,13 @@ class Batch:
             example=function(self.example),
             scored=function(self.scored),
         )
+
+    def trimmed(self) -> Self:
+        """Each stream without the places that hold padding in every row, on the right."""
+        streams = {name: tokens.trimmed() for name, tokens in self.streams.items()}
+        n = next(reversed(streams.values())).ids.shape[1]
+        labels = {name: getattr(self, name)[:, :n] for name in ("targets", "weights", "example", "scored")}
+        return replace(self, streams=streams, **labels)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         """The batch on a device; itself when it is there."""

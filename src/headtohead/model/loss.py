@@ -79,6 +79,22 @@ def chunk_sums(part: Tensor, head: Head, goal: Tensor, z_loss: float, slopes: bo
 Chunk = Callable[[Tensor, Head, Tensor, float, bool], ChunkSums]
 
 
+def compiled_chunk() -> Chunk:
+    """`chunk_sums`, compiled once for any number of places.
+
+    The last chunk of a batch is a shape that hardly comes again. Run eagerly, it made the whole loss of a small network
+    (d 96, vocabulary 2048, 800 to 1,100 places) take 1.6 times as long; for 4,096 places nothing changes.
+    """
+    run = torch.compile(chunk_sums)
+
+    def chunk(part: Tensor, head: Head, goal: Tensor, z_loss: float, slopes: bool) -> ChunkSums:
+        for rows in (part, goal):
+            torch._dynamo.maybe_mark_dynamic(rows, 0)
+        return run(part, head, goal, z_loss, slopes)
+
+    return chunk
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """`chunk_sums` over all places, with the gradients made in the forward pass, chunk by chunk."""
 
@@ -92,7 +108,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         z_loss: float,
         scale: float,
         soft_cap: float | None,
-        whole_chunk: Chunk,
+        run_chunk: Chunk,
     ) -> tuple[Tensor, ...]:
         head = Head(embedding.to(h.dtype), bias, scale, soft_cap)
         matrix = head.matrix
@@ -106,8 +122,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         z = torch.zeros_like(nats)
         for start in range(0, h.shape[0], PLACES_AT_ONCE):
             part, goal = h[start : start + PLACES_AT_ONCE], targets[start : start + PLACES_AT_ONCE, None]
-            run = whole_chunk if len(part) == PLACES_AT_ONCE else chunk_sums
-            found = run(part, head, goal, z_loss, grad_h is not None)
+            found = run_chunk(part, head, goal, z_loss, grad_h is not None)
             nats += found.nats
             z += found.z
             if grad_h is not None and grad_e is not None:
@@ -130,13 +145,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy_sums(
-    h: Tensor, head: Head, targets: Tensor, z_loss: float, whole_chunk: Chunk = chunk_sums
+    h: Tensor, head: Head, targets: Tensor, z_loss: float, run_chunk: Chunk = chunk_sums
 ) -> LossSums:
     """Loss of places h (N, d) for target ids (N,) under a head with a matrix (V, d).
 
-    `whole_chunk` does chunks of PLACES_AT_ONCE: `chunk_sums`, or the same compiled for that shape.
+    `run_chunk` does chunks of at most PLACES_AT_ONCE: `chunk_sums`, or `compiled_chunk`.
     """
     total, nats, z = _ChunkedCrossEntropy.apply(
-        h, head.matrix, head.bias, targets, z_loss, head.scale, head.soft_cap, whole_chunk
+        h, head.matrix, head.bias, targets, z_loss, head.scale, head.soft_cap, run_chunk
     )
     return LossSums(total, nats, z, torch.tensor(float(len(targets)), device=h.device))

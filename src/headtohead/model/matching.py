@@ -16,13 +16,16 @@ from headtohead.errors import UserError
 from headtohead.model.architecture import Architecture
 from headtohead.model.budget import cache_bytes, flops, parameters, places
 
-On = Literal["parameters", "non_embedding", "training_flops", "inference_flops", "cache_bytes"]
+On = Literal[
+    "parameters", "non_embedding", "training_flops", "inference_flops", "decode_flops", "cache_bytes"
+]
 """What two networks can be made equal in by their shapes."""
 QUANTITIES: dict[On, str] = {
     "parameters": "parameters",
     "non_embedding": "parameters without embeddings",
     "training_flops": "training FLOPs of an example",
     "inference_flops": "FLOPs to read the input and write the output",
+    "decode_flops": "FLOPs to write a token, the input once read",
     "cache_bytes": "bytes of cache, bf16",
 }
 Measure = Callable[[Architecture], float]
@@ -41,6 +44,7 @@ def quantity(on: On, input: int, output: int) -> Measure:
         "non_embedding": lambda a: parameters(a)["non_embedding"],
         "training_flops": lambda a: flops(a, input, output)["training"],
         "inference_flops": lambda a: flops(a, input, output)["forward"],
+        "decode_flops": lambda a: flops(a, input, output)["decode_per_token"],
         "cache_bytes": lambda a: cache_bytes(a, input, output),
     }
     if on not in measures:

@@ -134,14 +134,29 @@ def _seen(rule: Visibility, heads: int, old: Row, new: Row, keys_old: Row, keys_
 
 
 def _stretches(rule: Visibility, head: int, heads: int, row: Row, keys: Row, n: int) -> Numbers:
-    """(2, stretches, n): first place and the one after the last of what each query sees among the keys, joined
-    where they touch, in order; empty ones are (0, 0) and come last.
-    """
+    """`stretches` of the first `n` tokens, in places of the keys."""
     where = Coordinates(row.position[:n], row.document[:n], row.part[:n])
     position = keys.position
     beginning, end = (int(position[0]), int(position[-1]) + 1) if len(position) else (0, 0)
-    found = rule.spans(where, _split(row, keys), head, heads)
+    return stretches(rule, head, heads, where, split_of(row, keys), beginning, end)
+
+
+def stretches(
+    rule: Visibility,
+    head: int,
+    heads: int,
+    where: Coordinates,
+    split: int,
+    beginning: int,
+    end: int | Numbers,
+) -> Numbers:
+    """(2, stretches, n): first place and the one after the last of what each of n queries sees of its document, where
+    the keys stand one after another from position `beginning` on, up to `end`. Joined where they touch, in order;
+    empty ones are (0, 0) and come last. `split`: the position of the output's first token.
+    """
+    n = len(where.position)
     ones = np.ones(n, np.int64)
+    found = rule.spans(where, split, head, heads)
     edges = [
         (np.clip(low * ones, beginning, end), np.clip(high * ones, beginning, end)) for low, high in found
     ]
@@ -164,7 +179,7 @@ def _stretches(rule: Visibility, head: int, heads: int, row: Row, keys: Row, n: 
     return joined
 
 
-def _split(*of: Row) -> int:
+def split_of(*of: Row) -> int:
     """The position of the output's first token, or the one after the last there is."""
     found = [int(row.position[row.part == OUTPUT][0]) for row in of if (row.part == OUTPUT).any()]
     if found:

@@ -21,7 +21,7 @@ from headtohead.model.batch import Batch, Tokens, wide
 from headtohead.model.blocks import Block, HeadTransform, Norm, initialise
 from headtohead.model.flex import blocks_of
 from headtohead.model.linear import LinearState, extent
-from headtohead.model.loss import Chunk, Head, LossSums, chunk_sums, cross_entropy_sums
+from headtohead.model.loss import Chunk, Head, LossSums, chunk_sums, compiled_chunk, cross_entropy_sums
 from headtohead.model.parts import Alibi, Learned, RelativeBias, Rope, Sinusoidal, TwoDimensional
 from headtohead.model.positions import (
     alibi_bias,
@@ -118,7 +118,7 @@ class Transformer(nn.Module):
         On a GPU compiled training attends by FlexAttention, which is itself made of the graph around it.
         """
         self._in_blocks = self.device.type == "cuda"
-        self._run_chunk = torch.compile(chunk_sums, dynamic=False)
+        self._run_chunk = compiled_chunk()
         if not hooks:
             self._run_block = torch.compile(_run_block, dynamic=False)
             return

@@ -313,6 +313,20 @@ prefix = Rule(
     lambda q, split: (-FAR, np.maximum(q.position + 1, split)),
 )
 """UniLM's sequence-to-sequence mask: everybody sees the whole input, the output is causal."""
+backward_input = Rule(
+    "backward_input",
+    lambda q, k: (
+        ((q.part == INPUT) & (k.part == INPUT) & (k.position >= q.position))
+        | ((q.part != INPUT) & (k.position <= q.position))
+    ),
+    lambda q, split: (
+        np.where(q.part == INPUT, q.position, -FAR),
+        np.where(q.part == INPUT, split, q.position + 1),
+    ),
+)
+"""The mirror image of causal over the input of one stack: its tokens see themselves and the input after them; the
+output is causal, and sees the whole input.
+"""
 same_document = Rule("same_document", lambda q, k: k.document == q.document, lambda q, split: (-FAR, FAR))
 same_part = Rule(
     "same_part",
@@ -369,7 +383,8 @@ def by_head(*rules: Visibility) -> ByHead:
 
 
 WORDS: dict[str, Rule] = {
-    rule.name: rule for rule in (causal, anticausal, full, key_is_input, prefix, same_document, same_part)
+    rule.name: rule
+    for rule in (causal, anticausal, full, key_is_input, prefix, backward_input, same_document, same_part)
 }
 SIZED: dict[str, Callable[[int], Rule]] = {
     "window": window,

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from headtohead.data import sense
-from headtohead.data.objectives import Objective
+from headtohead.data.objectives import MaskedLM, Objective
 from headtohead.data.packing import Supervise
 from headtohead.errors import UserError, about
 from headtohead.model.architecture import Architecture
@@ -25,8 +25,6 @@ from headtohead.validation import explained, validated
 
 SIZED = tuple(Shared.model_fields)
 """The sizes and parts of a network that a study may share among its arms."""
-TOLERANCE = 0.01
-"""Equal parameters means: totals no further apart than this fraction."""
 BYTE_VOCABULARY = 7 + 256
 
 
@@ -50,7 +48,7 @@ def matched_arms(study: Study) -> dict[str, Matched]:
 
     Raises:
         UserError: a description that is not a network, or one that couldn't learn or be trained here; no sizes
-        within 1 % of the target.
+        near enough to the target (`Matching.within`).
     """
     drawn = {arm.key: described(study, arm) for arm in study.arms}
     for arm in study.arms:
@@ -71,7 +69,7 @@ def matched_arms(study: Study) -> dict[str, Matched]:
         try:
             with about(f"arm '{arm.key}'"):
                 target = quantity(on, *example)(drawn[to])
-                match_ = match(drawn[arm.key], target, on, *example, tolerance=TOLERANCE)
+                match_ = match(drawn[arm.key], target, on, *example, tolerance=arm.match.within)
         except UserError as unmatched:
             # A slip in a size makes both impossible: the arm that is to be matched is where it was made.
             if reason := too_large(study.arm(to), drawn[to], study.optimizer(study.arm(to))):
@@ -83,12 +81,13 @@ def matched_arms(study: Study) -> dict[str, Matched]:
 
 
 def _check(arm: Arm, network: Architecture) -> None:
-    if arm.objective is not None and arm.objective.in_place:
+    if arm.objective is not None and arm.objective.in_place and not isinstance(arm.objective, MaskedLM):
         raise UserError(
-            f"arm '{arm.key}' learns to answer holes in place, and a study scores what is written after an "
-            "input: give it an objective that writes, such as 'prefix' or 'span-corruption'"
+            f"arm '{arm.key}' learns to answer holes in place, and a study scores the holes of 'masked' alone: "
+            "give it that objective, or one that writes, such as 'prefix' or 'span-corruption'"
         )
-    check_learns(f"arm '{arm.key}'", network, arm.objective, arm.supervise)
+    objective = MaskedLM() if arm.objective is None and arm.supervise == "holes" else arm.objective
+    check_learns(f"arm '{arm.key}'", network, objective, arm.supervise)
 
 
 def check_learns(what: str, network: Architecture, objective: Objective | None, supervise: Supervise) -> None:

@@ -33,7 +33,9 @@ class State:
 
 def _state(page: Page, judgement: Judgement) -> State:
     planned, done = page.count("full"), page.count("full", "finished")
-    if page.moment in ("nothing", "rehearsal"):
+    if page.count("tuning"):
+        progress = f"Tuning: {page.count('tuning')} runs, then the comparison"
+    elif page.moment in ("nothing", "rehearsal") and page.count("rehearsal"):
         tried, rehearsals = page.count("rehearsal", "finished", "stopped"), page.count("rehearsal")
         progress = f"Rehearsal: {tried} of {rehearsals} runs done; then {planned} full runs"
     else:
@@ -235,11 +237,25 @@ def _rates(page: Page) -> dict[str, Any] | None:
             }
             for rate in grid
         ]
-        rows.append({"arm": arm, "cells": cells, "edge": search["edge"], "optimum": search["optimum"]})
+        shared = got.get(found.get("shared"))
+        trials = search.get("trials", ())
+        rows.append(
+            {
+                "arm": arm,
+                "cells": cells,
+                "edge": search["edge"],
+                "optimum": search["optimum"],
+                "shared": None if shared is None else shared - got[search["best"]],
+                "unsteady": f"{sum(bool(t['unsteady']) for t in trials)} of {len(trials)}" if trials else "",
+                "settings": ", ".join(f"{k} {v}" for k, v in search.get("settings", {}).items()),
+            }
+        )
     edges = [row["arm"].key for row in rows if row["edge"]]
+    seeds = len(found.get("seeds", (1,)))
+    own = "a seed of their own" if seeds == 1 else f"{seeds} seeds of their own each"
     words = (
         f"Before the study, every arm was tried at the same {len(grid)} learning rates, in runs of "
-        f"{found['steps']:,} steps under a seed of their own, scored on the tuning split, which the results "
+        f"{found['steps']:,} steps under {own}, scored on the tuning split, which the results "
         "never touch. An arm's optimum (a line at the foot) is the lowest point of the parabola through its best "
         "rate (the large mark) and that rate's neighbours"
     )
@@ -254,7 +270,18 @@ def _rates(page: Page) -> dict[str, Any] | None:
         if edges
         else "No arm's best lies on the edge of the grid."
     )
-    return {"words": words, "grid": grid, "rows": rows}
+    shared = found.get("shared")
+    if shared is not None:
+        words += (
+            f" At {shared:g}, the one rate that is best for all arms together, an arm needs so many more bits per byte "
+            "than at its own best as its row says."
+        )
+    if any(row["unsteady"] for row in rows):
+        words += (
+            " A run is unsteady if its loss was not finite, stood out at some step above those before it, or ended "
+            "more than 2 % above the lowest point of its curve."
+        )
+    return {"words": words, "grid": grid, "rows": rows, "shared": shared}
 
 
 def _costs(page: Page) -> list[dict[str, Any]]:

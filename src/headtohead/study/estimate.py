@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from headtohead.measure.verdicts import detectable_before
-from headtohead.model.budget import cache_bytes, flops
+from headtohead.model.budget import cache_bytes
 from headtohead.study.arms import Matched, too_large
 from headtohead.study.display import duration
 from headtohead.study.loading import learning_rates
 from headtohead.study.pace import pace
+from headtohead.study.parting import Shard
 from headtohead.study.plan import RatesStudy, Study
 from headtohead.study.prepare import Source, check_rows, prepare, rows_in_pass, scored_rows, training_lengths
-from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
+from headtohead.study.schedule import Basis, Run, arm_costs, comparison, scored_windows, search, trials
 from headtohead.study.versions import versions
 
 
@@ -33,9 +34,10 @@ def show(
     arms: Mapping[str, Matched],
     workers: int,
     console: Console | None = None,
+    part: Shard | None = None,
 ) -> None:
-    """Print the study's plan. The text is prepared in a temporary folder, so that its tokens are counted,
-    not guessed.
+    """Print the study's plan, or what a shard of it would do. The text is prepared in a temporary folder, so that
+    its tokens are counted, not guessed.
 
     Raises:
         UserError: as the study itself would.
@@ -47,11 +49,22 @@ def show(
         windows = scored_windows(plan, rates)
         scored = scored_rows(Path(folder) / "data", plan, data["regions"], windows)
         lengths = training_lengths(Path(folder) / "data", data["stores"])
-        seeds = (rates.seed,) if rates else plan.seeds
+        seeds = (rates.seed,) if rates else (*plan.seeds, *(plan.tuning.seeds if plan.tuning else ()))
         rows = {seed: rows_in_pass(lengths, seed, plan.data.row, plan.data.side) for seed in seeds}
     basis = Basis(plan, arms, data, versions(), rows, scored)
-    runs = search(basis, rates) if rates else comparison(basis, learning_rates(plan, file.parent)[0])
+    if rates:
+        runs = search(basis, rates)
+    elif plan.tuning is not None:  # what a run costs doesn't depend on the rate that will be found
+        runs = [*trials(basis), *comparison(basis, dict.fromkeys(arms, plan.tuning.grid[0]))]
+    else:
+        runs = comparison(basis, learning_rates(plan, file.parent)[0])
 
+    if part is not None:
+        if plan.tuning is not None:
+            own = part.of_arms(arm_costs(basis))
+            runs = [run for run in runs if run.arm in own]
+        else:
+            runs = part.ofruns_table(runs)
     console.print(f"[bold]{(rates or plan).title}[/bold]")
     if not rates:
         console.print(plan.question)
@@ -63,7 +76,7 @@ def show(
         f"{train['examples']:,} training examples of {tokens:,} tokens ({data['bytes_per_token']:.2f} bytes "
         f"of output a token), {min(rows.values()):,} rows; a full run takes {steps:,} steps."
     )
-    for table, note in (_match(plan, basis, arms), _runs(runs, workers)):
+    for table, note in (_match(plan, basis, arms), runs_table(runs, workers)):
         console.print()
         console.print(table)
         console.print(note)
@@ -85,7 +98,7 @@ def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Tabl
     typical = basis.typical
     for key, matched in arms.items():
         network = matched.architecture
-        cost = flops(network, *basis.typical_of(key), matched.arm.supervise)
+        cost = basis.work(key)
         widths = "/".join(str(w) for w in sorted({layer.d_ff for s in network.streams for layer in s.layers}))
         table.add_row(
             key,
@@ -93,7 +106,7 @@ def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Tabl
             widths,
             f"{matched.parameters['total']:,}",
             "" if matched.mismatch is None else f"{matched.mismatch:+.2%}",
-            "all" if matched.arm.supervise == "all" else "out",
+            {"all": "all", "output": "out"}.get(matched.arm.supervise, matched.arm.supervise),
             f"{cost['training'] / 1e6:,.0f}M",
             f"{cost['prefill'] / 1e6:,.0f}M",
             f"{cost['decode_per_token'] / 1e6:,.1f}M",
@@ -112,15 +125,16 @@ def _match(plan: Study, basis: Basis, arms: Mapping[str, Matched]) -> tuple[Tabl
     return table, note
 
 
-def _runs(runs: Sequence[Run], workers: int) -> tuple[Table, str]:
+def runs_table(runs: Sequence[Run], workers: int) -> tuple[Table, str]:
+    """The runs by rung, arm and length with their cost, and in words when they would be done."""
     here = pace()
     table = _table(f"The runs, {workers} side by side")
     for name in ("rung", "arm", "runs", "steps", "FLOPs each", "time each"):
         table.add_column(name, justify="left" if name in ("rung", "arm") else "right", no_wrap=True)
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[tuple[str, str, int], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.rung, run.arm), []).append(run)
-    for (rung, arm), some in groups.items():
+        groups.setdefault((run.rung, run.arm, run.description["recipe"]["steps"]), []).append(run)
+    for (rung, arm, _), some in groups.items():
         steps = some[0].description["recipe"]["steps"]
         table.add_row(
             rung,
@@ -137,7 +151,8 @@ def _runs(runs: Sequence[Run], workers: int) -> tuple[Table, str]:
         free[0] += here.seconds(run)
         ends[run.rung] = max(ends.get(run.rung, 0.0), free[0])
     told = ", ".join(f"{rung} done after about {duration(end)}" for rung, end in ends.items())
-    note = f"{told}. An estimate: {here}."
+    work = sum(run.cost + run.scoring_cost for run in runs)
+    note = f"{len(runs)} runs, {work:.2e} FLOPs; {told}. An estimate: {here}."
     return table, note
 
 

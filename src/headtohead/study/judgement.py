@@ -112,7 +112,8 @@ def judge(page: Page) -> Judgement:
     refused: dict[str, list[str]] = {}
     for difference in undeclared:
         refused.setdefault(difference.contrast, []).append(difference.sentence)
-    found = verdicts.judge(page.results, study, {name: "; ".join(why) for name, why in refused.items()})
+    told = {name: "; ".join(why) for name, why in refused.items()}
+    found = verdicts.judge(page.results, study, told, page.plan.get("rates"))
     differences = tuple(_difference(page, verdict) for verdict in found.verdicts)
     edges = tuple(_difference(page, verdict) for verdict in found.edges)
     claims = tuple(_claim(page, claim, (*differences, *edges)) for claim in found.claims)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from headtohead.errors import UserError
 from headtohead.files import read_json
-from headtohead.study.plan import RatesStudy, Study
+from headtohead.study.plan import Arm, RatesStudy, Study
 from headtohead.study.reading import read_toml, set_values
 from headtohead.validation import validated
 
@@ -27,7 +27,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, RatesStudy |
     tables = read_toml(path, "the study file")
     kind = tables.get("kind", "compare")
     if kind not in ("compare", "rates"):
-        raise UserError(f"{path}: kind = {kind!r}: it should be 'compare' or 'rates'")
+        raise UserError(f"{path}: kind = {kind!r}: it should be 'compare', 'rates' or 'ladder'")
     if kind == "compare":
         return _study(path, tables, overrides), None
     inner = [assignment.removeprefix("study.") for assignment in overrides if assignment.startswith("study.")]
@@ -40,7 +40,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, RatesStudy |
             f"{path}: study = '{rates.study}' is a search of learning rates itself: name the comparison "
             "whose arms need them"
         )
-    about_tables.pop("rates", None)  # the rates are what is being looked for
+    for searched in ("rates", "tuning"):  # the rates are what is being looked for
+        about_tables.pop(searched, None)
     study = _study(about, about_tables, inner)
     for arm in study.arms:
         study.recipe_for(
@@ -51,6 +52,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, RatesStudy |
 
 def _study(path: Path, tables: dict[str, Any], overrides: Sequence[str]) -> Study:
     study = validated(Study, set_values(tables, overrides), str(path))
+    check_study(path, study)
+    return study
+
+
+def check_study(path: Path, study: Study) -> None:
+    """Whether every arm has a recipe, and says nothing there that is said elsewhere.
+
+    Raises:
+        UserError: naming the file and the key.
+    """
     for where, recipe in _recipes(study):
         for name in ELSEWHERE:
             if name in recipe:
@@ -70,8 +81,27 @@ def _study(path: Path, tables: dict[str, Any], overrides: Sequence[str]) -> Stud
         where = f"{path}: arms.{arm.key}.recipe" if arm.recipe else f"{path}: recipe"
         study.recipe_for(arm, None, rate, 0, LONG, where)
         for name, rung in (("rehearsal", study.rungs.rehearsal), ("full", study.rungs.full)):
-            study.recipe_for(arm, rung, rate, 0, rung.steps or LONG, f"{where} and rungs.{name}")
-    return study
+            if rung is not None:
+                study.recipe_for(arm, rung, rate, 0, rung.steps or LONG, f"{where} and rungs.{name}")
+        if study.tuning is not None:
+            _check_tuning(path, study, arm)
+
+
+def _check_tuning(path: Path, study: Study, arm: Arm) -> None:
+    """Whether every run of the search has a recipe, and none says what is being looked for."""
+    tuning = study.tuning
+    assert tuning is not None
+    for name in ("learning_rate", *tuning.settings):
+        if name in study.settings(arm, None):
+            what = "the grid" if name == "learning_rate" else f"settings.{name}"
+            raise UserError(
+                f"{path}: recipe.{name} is given and {what} of [tuning] looks for it: keep one of them"
+            )
+    for settings in tuning.combinations:
+        study.recipe_for(
+            arm, tuning.rung, tuning.grid[0], 0, tuning.steps, f"{path}: [tuning] with the recipe", settings
+        )
+        study.recipe_for(arm, study.rungs.full, 1e-3, 0, study.rungs.full.steps or LONG, f"{path}", settings)
 
 
 def _recipes(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:

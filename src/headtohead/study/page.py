@@ -47,7 +47,7 @@ class Arm:
     parameters: int
     matched_to: str | None
     mismatch: float | None
-    learning_rate: float
+    learning_rate: float | None
     index: int
 
 
@@ -171,7 +171,7 @@ class Page:
 
     def bits(self, arm: Arm, region: str) -> list[float]:
         """Bits per byte of the arm's shown runs."""
-        return [line["bits_per_byte"][region] for line in self.of(arm)]
+        return [x for line in self.of(arm) if (x := line["bits_per_byte"].get(region)) is not None]
 
     def value_of_input(self, arm: Arm, region: str) -> float | None:
         """The mean over the arm's shown runs."""
@@ -200,7 +200,8 @@ class Page:
             return None
         limit = THRESHOLD_SHARE * reference
         lowest = min(
-            (p["bits_per_byte"][region] for line in self.shown for p in line["curve"]), default=math.inf
+            (p["bits_per_byte"].get(region, math.inf) for line in self.shown for p in line["curve"]),
+            default=math.inf,
         )
         return limit if lowest < limit else None
 
@@ -208,7 +209,7 @@ class Page:
         """Each arm's curve over its seeds, at the points that all of its seeds have."""
         found = []
         for arm in self.arms:
-            runs = [line["curve"] for line in self.of(arm) if line["curve"]]
+            runs = [line["curve"] for line in self._scored(arm, region) if line["curve"]]
             if not runs:
                 continue
             steps = sorted(set.intersection(*({p["step"] for p in run} for run in runs)))
@@ -233,7 +234,11 @@ class Page:
         limit = self.threshold(region)
         if limit is None:
             return ()
-        return tuple(crossing(line["curve"], region, x, limit) for line in self.of(arm))
+        return tuple(crossing(line["curve"], region, x, limit) for line in self._scored(arm, region))
+
+    def _scored(self, arm: Arm, region: str) -> list[dict[str, Any]]:
+        """The arm's shown runs, none where it isn't scored in the region."""
+        return [line for line in self.of(arm) if region in line["bits_per_byte"]]
 
     def crossings(self, region: str) -> list[Crossing]:
         """When each arm goes under the threshold of the region; nothing where there is none."""
@@ -242,7 +247,7 @@ class Page:
         return [
             Crossing(arm, self._crossings(arm, region, "tokens"), self._crossings(arm, region, "flops"))
             for arm in self.arms
-            if self.of(arm)
+            if self._scored(arm, region)
         ]
 
     # -- times and samples
@@ -327,6 +332,15 @@ def read(folder: Path) -> Page:
     timings = _lines(timed, RUN | {"seconds"}) if timed.exists() else []
     written = datetime.fromtimestamp((path if path.exists() else folder / "plan.json").stat().st_mtime, UTC)
     return Page(plan, results, timings, written)
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The lines of a results.jsonl.
+
+    Raises:
+        UserError: a line that is damaged.
+    """
+    return _lines(path, RESULT)
 
 
 RUN = {"arm", "seed", "rung"}

@@ -7,7 +7,8 @@ Everything that decides what a result may say is written here before the first r
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -24,8 +25,8 @@ from pydantic import (
     model_validator,
 )
 
-from headtohead.data.objectives import Objective, ObjectiveField, PrefixLM, Restoration
-from headtohead.data.packing import fits_row
+from headtohead.data.objectives import MaskedLM, Objective, ObjectiveField, PrefixLM, Restoration
+from headtohead.data.packing import Supervise, fits_row
 from headtohead.model.matching import On
 from headtohead.model.parts import (
     Biases,
@@ -56,7 +57,9 @@ def _file_name(text: str) -> str:
 Key = Annotated[str, AfterValidator(_key)]
 """What names a folder, a column and a `--set` path: lower-case letters, digits and hyphens."""
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
-Region = Literal["continuation", "restoration"]
+Region = Literal["continuation", "restoration", "holes"]
+IN_PLACE = ("holes",)
+"""Regions whose answers stand in the text: scored for networks that fill holes, and for no others."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 DIMENSIONS: dict[str, str] = {
@@ -110,6 +113,8 @@ class DataSettings(Frozen):
 
     def objective(self, region: str) -> Objective:
         """What cuts a window for a region."""
+        if region in IN_PLACE:
+            return MaskedLM()
         return PrefixLM() if region == "continuation" else Restoration(removed=self.restoration)
 
     def fits(self, input_tokens: int, output_tokens: int) -> bool:
@@ -187,12 +192,14 @@ class Matching(Frozen):
     """To which other arm a network is made equal, and in what.
 
     `input` and `output`: places of the example that FLOPs and cache are counted for, special tokens included.
+    `within`: how far off it may be, as a share; sizes are whole numbers, and coarse where networks are small.
     """
 
     to: Key
     on: Annotated[On, BeforeValidator(_on)] = "parameters"
     input: PositiveInt | None = None
     output: PositiveInt | None = None
+    within: float = Field(default=0.01, gt=0, le=0.1)
 
     @model_validator(mode="after")
     def _lengths(self) -> Self:
@@ -208,7 +215,8 @@ class Matching(Frozen):
     @model_serializer(mode="wrap")
     def _short(self, write: SerializerFunctionWrapHandler) -> Any:
         """The arm's name alone where that says all, as it can be written."""
-        return self.to if self.on == "parameters" else write(self)
+        said = {key: value for key, value in write(self).items() if key != "within" or value != 0.01}
+        return self.to if said.keys() <= {"to", "on", "input", "output"} and self.on == "parameters" else said
 
 
 def _matching(value: Any) -> Any:
@@ -226,13 +234,15 @@ class Arm(Frozen):
     """One architecture under one way of supervising it.
 
     `objective`: what it learns by, where that is not the study's regions in turn (`data.objectives`).
-    `recipe`: the settings of its training that are not the study's.
+    `recipe`: the settings of its training that are not the study's. `regions`: those of the study that it is scored
+    in, where it isn't all of them.
     """
 
     key: Key
     label: Text
     note: str = ""
-    supervise: Literal["output", "all"]
+    supervise: Supervise
+    regions: Listed[Region] | None = Field(default=None, min_length=1)
     objective: ObjectiveField | None = None
     recipe: dict[str, Any] = {}
     match: Annotated[Matching | None, BeforeValidator(_matching)] = None
@@ -251,17 +261,24 @@ class Contrast(Frozen):
     declares: Listed[str] = ()
 
 
+Rule = Literal["does-not-beat", "edge-goes-away", "beats", "keeps-where-other-loses", "steadier"]
+
+
 class Claim(Frozen):
     """A sentence from the literature, the contrasts it stands or falls with, and the rule by which it does.
 
-    The rules' texts are `headtohead.measure.claims.RULES`.
+    The rules' texts are `headtohead.measure.claims.RULES`. `supported_by` and `contradicted_by`: what would settle
+    this claim, in its own words.
     """
 
     key: Text
     sentence: Text
     source: str = ""
-    rule: Literal["does-not-beat", "edge-goes-away"]
+    rule: Rule
     contrasts: Listed[Key] = Field(min_length=1)
+    regions: Listed[Region] | None = Field(default=None, min_length=1)
+    supported_by: str = ""
+    contradicted_by: str = ""
 
 
 class Rung(Frozen):
@@ -280,8 +297,48 @@ class Rung(Frozen):
 
 
 class Rungs(Frozen):
-    rehearsal: Rung
+    """`rehearsal` may be left out where the tuning already shows that every arm works."""
+
+    rehearsal: Rung | None = None
     full: Rung
+
+
+class Tuning(Frozen):
+    """The search of each arm's learning rate inside a study: the same values and as many runs for every arm, under
+    seeds of its own, scored on the tuning split.
+
+    `settings`: other settings of the recipe, each with the values that are tried, with every rate. `windows`: of each
+    region.
+    """
+
+    grid: Listed[float] = Field(min_length=3)
+    seeds: Listed[Seed] = Field(default=(101,), min_length=1)
+    steps: PositiveInt
+    warmup_steps: int | None = Field(default=None, ge=0)
+    windows: PositiveInt = 200
+    settings: dict[str, Listed[Any]] = {}
+
+    @property
+    def rung(self) -> Rung:
+        """How long its runs are."""
+        return Rung(steps=self.steps, warmup_steps=self.warmup_steps, curve_points=4)
+
+    @property
+    def combinations(self) -> list[dict[str, Any]]:
+        """The other settings that are tried, every value with every other; one, empty, where there are none."""
+        return [dict(zip(self.settings, values, strict=True)) for values in product(*self.settings.values())]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        _ascending(self.grid)
+        _unique(self.seeds, "seeds")
+        for name, values in self.settings.items():
+            if name == "learning_rate":
+                raise ValueError("settings.learning_rate: the values of the learning rate are the grid")
+            if len(values) < 2:
+                raise ValueError(f"settings.{name}: give two values or more to choose from")
+            _unique(values, f"settings.{name}")
+        return self
 
 
 class Evaluation(Frozen):
@@ -308,6 +365,7 @@ class Study(Frozen):
     margin: float = Field(gt=0)
     seeds: Listed[Seed] = Field(min_length=1)
     rates: str | None = None
+    tuning: Tuning | None = None
     horizon_exponent: float = Field(default=0.0, ge=0, le=1)
     data: DataSettings
     architecture: Shared
@@ -325,6 +383,12 @@ class Study(Frozen):
         _unique(keys, "arms")
         _unique(self.seeds, "seeds")
         _unique(self.data.regions, "data.regions")
+        if self.tuning is not None and self.rates is not None:
+            raise ValueError(
+                f"rates = '{self.rates}' and [tuning] both say where learning rates come from: keep one"
+            )
+        for arm in self.arms:
+            self._check_regions(arm)
         names = [contrast.name for contrast in self.contrasts]
         _unique(names, "contrasts")
         _unique([claim.key for claim in self.claims], "claims")
@@ -357,6 +421,20 @@ class Study(Frozen):
                     raise ValueError(
                         f"claim '{claim.key}' rests on a contrast '{name}': {suggest(name, names)}"
                     )
+            for region in claim.regions or ():
+                if region not in self.data.regions:
+                    raise ValueError(
+                        f"claim '{claim.key}' is about a region '{region}': {suggest(region, self.data.regions)}"
+                    )
+            if claim.rule == "steadier" and self.tuning is None:
+                raise ValueError(
+                    f"claim '{claim.key}': rule 'steadier' counts the runs of [tuning], and there is none"
+                )
+            if claim.rule == "keeps-where-other-loses" and len(claim.contrasts) != 2:
+                raise ValueError(
+                    f"claim '{claim.key}': rule 'keeps-where-other-loses' needs two contrasts, the one that keeps "
+                    "and the one that loses"
+                )
             if claim.rule == "edge-goes-away":
                 chain = [self.contrasts[names.index(name)] for name in claim.contrasts]
                 if len(chain) != 2 or chain[0].second != chain[1].first:
@@ -365,6 +443,36 @@ class Study(Frozen):
                         "on from the arm that the first goes to"
                     )
         return self
+
+    def _check_regions(self, arm: Arm) -> None:
+        """Whether an arm is scored where it can be: holes by those that fill them, outputs by those that write."""
+        for region in arm.regions or ():
+            if region not in self.data.regions:
+                raise ValueError(
+                    f"arm '{arm.key}' is scored in '{region}', which is not among data.regions: "
+                    f"{suggest(region, self.data.regions)}"
+                )
+        fills = arm.supervise == "holes"
+        for region in self.regions_of(arm, self.data.regions):
+            if (region in IN_PLACE) != fills:
+                what = "fills holes" if fills else "writes its output"
+                some = [r for r in self.data.regions if (r in IN_PLACE) == fills]
+                right = (
+                    f"regions = {some}".replace("'", '"')
+                    if some
+                    else f"supervise = '{'output' if fills else 'holes'}'"
+                )
+                raise ValueError(f"arm '{arm.key}' {what} and can't be scored in '{region}': set {right}")
+        if arm.objective is None and arm.regions is not None and len(arm.regions) < len(self.data.regions):
+            raise ValueError(
+                f"arm '{arm.key}' would learn from {' and '.join(self.data.regions)} in turn and be scored in "
+                f"{' and '.join(arm.regions)} alone: give it an objective of its own, such as 'prefix' or 'masked'"
+            )
+
+    def regions_of(self, arm: Arm, regions: Sequence[str]) -> tuple[str, ...]:
+        """Those of `regions` that an arm is scored in."""
+        elsewhere = set(regions) - set(self.data.regions)  # those that the user's pairs have
+        return tuple(r for r in regions if arm.regions is None or r in arm.regions or r in elsewhere)
 
     def arm(self, key: str) -> Arm:
         """The arm of that key."""
@@ -384,7 +492,9 @@ class Study(Frozen):
     @property
     def extra_tokens(self) -> tuple[str, ...]:
         """The special tokens that its objectives need at the end of the vocabulary."""
-        found = (objective.specials(self.data.window_bytes) for objective in self.own_objectives.values())
+        regions = (self.data.objective(region) for region in self.data.regions if region in IN_PLACE)
+        learnt = (*self.own_objectives.values(), *regions)
+        found = (objective.specials(self.data.window_bytes) for objective in learnt)
         return tuple(dict.fromkeys(name for names in found for name in names))
 
     def optimizer(self, arm: Arm) -> str:
@@ -397,15 +507,23 @@ class Study(Frozen):
         return {**self.recipe, **warmup, **arm.recipe}
 
     def recipe_for(
-        self, arm: Arm, rung: Rung | None, learning_rate: float, seed: int, steps: int, where: str = "recipe"
+        self,
+        arm: Arm,
+        rung: Rung | None,
+        learning_rate: float,
+        seed: int,
+        steps: int,
+        where: str = "recipe",
+        settings: Mapping[str, Any] | None = None,
     ) -> Recipe:
-        """One run's recipe: the study's, with what the arm has of its own and the rung's length.
+        """One run's recipe: the study's, with what the arm has of its own, the rung's length, and `settings` that were
+        tuned over all of them.
 
         Raises:
             UserError: it is no recipe, or its warm-up is longer than the run; begins with `where`.
         """
         own = {"learning_rate": learning_rate, "seed": seed, "steps": steps}
-        tables = {**self.settings(arm, rung), **own}
+        tables = {**self.settings(arm, rung), **(settings or {}), **own}
         return validated(Recipe, tables, where)
 
 
@@ -431,10 +549,14 @@ class RatesStudy(Frozen):
 
     @model_validator(mode="after")
     def _sorted(self) -> Self:
-        _unique(self.grid, "grid")
-        if list(self.grid) != sorted(self.grid) or self.grid[0] <= 0:
-            raise ValueError("grid: write positive learning rates in ascending order")
+        _ascending(self.grid)
         return self
+
+
+def _ascending(grid: Sequence[float]) -> None:
+    _unique(grid, "grid")
+    if list(grid) != sorted(grid) or grid[0] <= 0:
+        raise ValueError("grid: write positive learning rates in ascending order")
 
 
 def _unique(values: Sequence[Any], what: str) -> None:

@@ -320,6 +320,8 @@ def scored_rows(
         scored = [store[int(i)] for i in held_out(store, count, regions)]
         for example in (*scored, *(wrong_inputs(scored) if study.evaluation.swaps else ())):
             for way in ways:
+                if way is not None and way.in_place != example.in_place:
+                    continue  # scored for those that answer it: in place, or after the input
                 shown = example if way is None else way.present(example, codes)
                 n, m = (1 + held for held in shown.held)
                 row, side = max(row, n + m), max(side, n, m)

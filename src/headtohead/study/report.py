@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ import vl_convert
 from markupsafe import Markup
 
 from headtohead.files import write_atomic
-from headtohead.study import charting, figures
+from headtohead.study import charting, figures, ladder_page
 from headtohead.study.contents import contents, furthest
 from headtohead.study.drawing import drawing, environment, who_sees_whom
 from headtohead.study.judgement import Judgement, judge
 from headtohead.study.page import Axis, Page, read
-from headtohead.study.palette import PAPER_DARK, PAPER_LIGHT
+from headtohead.study.palette import PAPER_DARK, PAPER_LIGHT, Ink
+from headtohead.study.results import read_plan
 
 DARK = {charting.INK: "#e9e6df", charting.SOFT: "#a4a9b0", charting.LINE: "#363a40", PAPER_LIGHT: PAPER_DARK}
 """What the page's script puts in place of the light page's colours; the arms' come to it."""
@@ -43,6 +45,8 @@ def write_report(folder: Path, *, with_figures: bool | None = None) -> Path:
         UserError: no study there, a damaged file, or a file that can't be written.
     """
     folder = Path(folder)
+    if "ladder" in read_plan(folder, "start the study again, which writes it anew"):
+        return ladder_page.write(folder)
     page = read(folder)
     judgement = judge(page)
     charts = _charts(page, judgement)
@@ -72,6 +76,7 @@ def _charts(page: Page, judgement: Judgement) -> dict[str, alt.LayerChart]:
                     arm.key, arm.ink, tuple(page.bits(arm, region)), *judgement.interval(arm.key, region)
                 )
                 for arm in page.arms
+                if page.bits(arm, region) or not page.of(arm)
             ]
             charts[f"levels-{region}"] = figures.levels(dots, page.baselines_of(region))
         lines = [
@@ -118,21 +123,33 @@ def _bundle() -> str:
 
 
 def _html(page: Page, values: dict[str, Any], charts: dict[str, alt.LayerChart]) -> str:
+    seen = {arm.key: who_sees_whom(arm.architecture, "var(--arm)") for arm in page.arms}
+    looks = [arm.ink for arm in page.arms]
+    return page_of("report.html.jinja", {**values, "seen": seen}, charts, looks)
+
+
+def page_of(
+    template: str, values: dict[str, Any], charts: dict[str, alt.LayerChart], looks: Sequence[Ink]
+) -> str:
+    """A page of that template: with its charts, its style and its scripts, self-contained.
+
+    Args:
+        looks: the arms', whose colours have dark ones.
+    """
     templates = Path(__file__).parent / "templates"
     bundle, script = (
         _bundle(),
         (templates / "page.js").read_text(encoding="utf-8"),
     )
-    dark = {**DARK, **{arm.ink.light: arm.ink.dark for arm in page.arms}}
+    dark = {**DARK, **{ink.light: ink.dark for ink in looks}}
     specs = {name: charting.specification(chart) for name, chart in charts.items()}
     return (
         environment()
-        .get_template("report.html.jinja")
+        .get_template(template)
         .render(
             **values,
             charts=charts,
             charts_json=_inert({"specs": specs, "config": charting.CONFIG, "dark": dark}),
-            seen={arm.key: who_sees_whom(arm.architecture, "var(--arm)") for arm in page.arms},
             css=Markup((templates / "page.css").read_text(encoding="utf-8")),
             bundle=Markup(bundle),
             script=Markup(script),

@@ -143,16 +143,19 @@ def _read(path: Path, what: str, right: str) -> dict[str, Any]:
 
 
 def write_results(out: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Rebuild OUT/results.jsonl and OUT/timings.jsonl, in the order of the plan; returns the results."""
+    """Rebuild OUT/results.jsonl and OUT/timings.jsonl, in the order of the plan; returns the results. Those of a
+    study's own search are in files of their own, tuning.jsonl and tuning-timings.jsonl.
+    """
     results = [result for run in runs if (result := result_of(out, run)) is not None]
-    write_atomic(out / "results.jsonl", _lines(results))
+    searched = all(run.rung == "tuning" for run in runs)
+    write_atomic(out / ("tuning.jsonl" if searched else "results.jsonl"), _lines(results))
     timings = []
     for run in runs:
         path = folder_of(out, run) / "timings.json"
         if is_done(folder_of(out, run)) and path.is_file():
             where = {"folder": f"runs/{run.name}", "arm": run.arm, "seed": run.seed, "rung": run.rung}
             timings.append({**where, "seconds": _read(path, "the timings", "delete it")})
-    write_atomic(out / "timings.jsonl", _lines(timings))
+    write_atomic(out / ("tuning-timings.jsonl" if searched else "timings.jsonl"), _lines(timings))
     return results
 
 

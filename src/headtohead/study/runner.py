@@ -14,18 +14,20 @@ import platform
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from headtohead.errors import Interrupted, UserError, about
 from headtohead.files import FolderLock, write_atomic
-from headtohead.model.budget import cache_bytes, flops
+from headtohead.model.budget import cache_bytes
 from headtohead.study import estimate
 from headtohead.study.arms import Matched, matched_arms, too_large, vocabulary
+from headtohead.study.ladder import is_ladder
 from headtohead.study.loading import learning_rates, load
-from headtohead.study.places import Here, place
+from headtohead.study.parting import Shard
+from headtohead.study.places import Here, Place, place
 from headtohead.study.plan import RatesStudy, Study
 from headtohead.study.prepare import (
     Source,
@@ -39,9 +41,10 @@ from headtohead.study.prepare import (
     training_lengths,
 )
 from headtohead.study.results import check_earlier, read_plan, write_results
-from headtohead.study.schedule import Basis, Run, comparison, scored_windows, search
+from headtohead.study.schedule import Basis, Run, arm_costs, comparison, scored_windows, search, trials
 from headtohead.study.supervisor import Supervisor
-from headtohead.study.tuning import for_horizon, tuned
+from headtohead.study.tuning import chosen as chosen_of
+from headtohead.study.tuning import for_horizon, grid_of, searched
 from headtohead.study.versions import versions
 
 
@@ -56,52 +59,115 @@ def study(
     overrides: Sequence[str] = (),
     on: str | None = None,
     slurm: Sequence[str] = (),
+    shard: str | None = None,
 ) -> None:
     """Run the study in `file`, or go on with it; with `dry_run`, print what it would do.
-    `on` and `slurm` say where its runs are computed, see `places.place`.
+    `on` and `slurm` say where its runs are computed, see `places.place`. `shard`: do a part of them, see `parting`.
 
     Raises:
         UserError: a file, key or value that is wrong; OUT in use, or holding another study's results; a full
         disk.
     """
     where = place(on, slurm)
+    if is_ladder(file):
+        from headtohead.study import ladder_runner  # which runs as this does
+
+        if shard is not None:
+            raise UserError(f"--shard {shard}: {file} is a ladder, whose sizes share their search")
+        source = read_source(text, pairs, field)
+        ladder_runner.run(ladder_runner.Asked(file, overrides, source, out, workers, dry_run, where))
+        return
     plan, rates = load(file, overrides)
+    part = None if shard is None else Shard.parse(shard)
+    if part is not None and rates is not None:
+        raise UserError(f"--shard {part}: {file} is a search of learning rates, whose runs belong together")
     source = read_source(text, pairs, field)
     with about(file.parent / rates.study if rates else file):
         arms = matched_arms(plan)
     if dry_run:
-        estimate.show(file, plan, rates, source, arms, workers or Here().slots())
+        estimate.show(file, plan, rates, source, arms, workers or Here().slots(), part=part)
         return
     for matched in arms.values():
         if reason := too_large(matched.arm, matched.architecture, plan.optimizer(matched.arm)):
             raise UserError(f"{file}: {reason}: make it smaller")
-    chosen, committed = ({}, None) if rates else learning_rates(plan, file.parent)
-    folder = out or Path("runs") / (rates or plan).name
+    untuned = rates is not None or plan.tuning is not None
+    chosen, committed = ({}, None) if untuned else learning_rates(plan, file.parent)
+    own_part = "" if part is None else f"-shard{part.number}of{part.count}"
+    folder = out or Path("runs") / f"{(rates or plan).name}{own_part}"
     with FolderLock(folder), closing(where):
         where.open(folder)
-        _check_material(folder, plan, source)
+        check_material(folder, plan, source)
         data = prepare(plan, source, folder / "data", print)
         check_rows(folder / "data", plan.data)
         basis = basis_of(plan, arms, data, folder / "data", rates)
+        title = (rates or plan).title
+        work = supervised(folder, workers or where.slots(), where)
+        settings: dict[str, dict[str, Any]] = {}
+        if plan.tuning is not None:
+            tried = trials(basis)
+            own_arms = list(arms) if part is None else part.of_arms(arm_costs(basis))
+            tried = [run for run in tried if run.arm in own_arms]
+            check_earlier(folder, tried)
+            first = record_of(file, overrides, plan, None, arms, data, basis, tried, {}, None)
+            if not any((folder / "runs").glob("full-*/result.json")):
+                write_atomic(folder / "plan.json", json.dumps(first, indent=1, ensure_ascii=False) + "\n")
+            work(tried, f"{title}: tuning", None)
+            scored = {a.key: plan.regions_of(a, data["regions"]) for a in plan.arms if a.key in own_arms}
+            committed = searched(plan.tuning, scored, write_results(folder, tried))
+            settings = {arm: found.settings for arm, found in chosen_of(committed).items()}
+            chosen = {arm: found.optimum for arm, found in chosen_of(committed).items()}
         if committed:
             length = committed["steps"], basis.steps(plan.rungs.full), plan.horizon_exponent
             chosen = {arm: for_horizon(rate, *length) for arm, rate in chosen.items()}
-        runs = search(basis, rates) if rates else comparison(basis, chosen)
+        if rates:
+            runs = planned = search(basis, rates)
+        else:
+            # What another shard finds for its arms is its own affair: their runs stand in the plan without a rate.
+            planned = comparison(
+                basis,
+                {arm: chosen.get(arm, plan.tuning.grid[0] if plan.tuning else 0.0) for arm in arms},
+                settings,
+            )
+            runs = _own_runs(plan, planned, part, chosen)
         check_earlier(folder, runs)
-        record = _record(file, overrides, plan, rates, arms, data, basis, runs, chosen, committed)
-        _keep_promises(folder, record)
+        record = record_of(file, overrides, plan, rates, arms, data, basis, planned, chosen, committed)
+        if part is not None:
+            record["shard"] = str(part)
+        keep_promises(folder, record)
         write_atomic(folder / "plan.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-        windows = None if rates else plan.evaluation.test_windows
-        title, side_by_side = (rates or plan).title, workers or where.slots()
-        supervisor = Supervisor(folder, title, runs, side_by_side, windows, where)
-        signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            supervisor.work()
-        except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; go on where it was with: {record['command']}") from None
+        work(runs, title, None if rates else plan.evaluation.test_windows)
         results = write_results(folder, runs)
         if rates:
             _write_rates(folder, file, plan, rates, data, results)
+
+
+def supervised(
+    folder: Path, side_by_side: int, where: Place
+) -> Callable[[Sequence[Run], str, int | None], None]:
+    """What does runs, so many side by side, under a title, with a page if baselines are measured on `windows`.
+
+    An interruption is told with the command that goes on.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    def work(runs: Sequence[Run], title: str, windows: int | None) -> None:
+        try:
+            Supervisor(folder, title, runs, side_by_side, windows, where).work()
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; go on where it was with: {_command()}") from None
+
+    return work
+
+
+def _own_runs(
+    plan: Study, planned: Sequence[Run], part: Shard | None, chosen: Mapping[str, float]
+) -> list[Run]:
+    """The runs that are done here: whole arms where they were tuned here."""
+    if part is None:
+        return list(planned)
+    if plan.tuning is not None:
+        return [run for run in planned if run.arm in chosen]
+    return part.of_runs(planned)
 
 
 def basis_of(
@@ -113,7 +179,7 @@ def basis_of(
             f"the tokenizer has {data['vocabulary']} tokens where data.vocabulary says {vocabulary(plan)}"
         )
     lengths = training_lengths(folder, data["stores"])
-    seeds = (rates.seed,) if rates else plan.seeds
+    seeds = (rates.seed,) if rates else (*plan.seeds, *(plan.tuning.seeds if plan.tuning else ()))
     rows = {seed: rows_in_pass(lengths, seed, plan.data.row, plan.data.side) for seed in seeds}
     scored = scored_rows(folder, plan, data["regions"], scored_windows(plan, rates))
     return Basis(plan, arms, data, versions(), rows, scored)
@@ -123,7 +189,7 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _check_material(folder: Path, plan: Study, source: Source) -> None:
+def check_material(folder: Path, plan: Study, source: Source) -> None:
     """Other text or other settings of the data would take finished runs' data from under them."""
     path = folder / "data" / "data.json"
     if not path.is_file() or not any((folder / "runs").glob("*/result.json")):
@@ -144,9 +210,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:12]}…"
 
 
-def _keep_promises(folder: Path, record: dict[str, Any]) -> None:
+def keep_promises(folder: Path, record: dict[str, Any]) -> None:
     """What was promised before the first full run can't be changed once there is one."""
-    if not any((folder / "runs").glob("full-*/result.json")) or not (folder / "plan.json").is_file():
+    done = any(any((folder / "runs").glob(f"{rung}-*/result.json")) for rung in ("full", "ladder"))
+    if not done or not (folder / "plan.json").is_file():
         return
     afresh = f"start afresh with another --out, such as --out {folder}-2"
     there = read_plan(folder, f"put back what it was, or {afresh}")["study"]
@@ -167,7 +234,7 @@ def _promise(value: Any) -> Any:
     return [{key: entry[key] for key in binding if key in entry} for entry in value]
 
 
-def _record(
+def record_of(
     file: Path,
     overrides: Sequence[str],
     plan: Study,
@@ -196,17 +263,16 @@ def _record(
             "changes": list(matched.changes),
             "learning_rate": chosen.get(key),
             **({"objective": matched.arm.objective.model_dump(mode="json")} if matched.arm.objective else {}),
-            "flops": dict(flops(matched.architecture, *basis.typical_of(key), matched.arm.supervise)),
+            "flops": dict(basis.work(key)),
             "cache_bytes": cache_bytes(matched.architecture, *typical),
         }
 
-    words = [word for word in sys.argv[1:] if word]
     return {
         "study": plan.model_dump(mode="json", by_alias=True),
         "rates_study": rates.model_dump(mode="json") if rates else None,
         "study_file": {"name": file.name, "text": file.read_text(encoding="utf-8")},
         "overrides": list(overrides),
-        "command": shlex.join(["headtohead", *words]),
+        "command": _command(),
         **basis.versions,
         "machine": {
             "processor": _processor(),
@@ -223,13 +289,18 @@ def _record(
                 "arm": run.arm,
                 "seed": run.seed,
                 "rung": run.rung,
-                "learning_rate": run.learning_rate,
+                "learning_rate": run.learning_rate if rates or run.arm in chosen else None,
             }
             for run in runs
         ],
         "data": {key: value for key, value in data.items() if key != "fingerprint"},
         "rows_in_pass": {str(seed): rows for seed, rows in basis.rows_in_pass.items()},
     }  # fmt: skip
+
+
+def _command() -> str:
+    """What was typed."""
+    return shlex.join(["headtohead", *(word for word in sys.argv[1:] if word)])
 
 
 def _processor() -> str:
@@ -272,20 +343,8 @@ def _write_rates(
             region: [found[rate]["bits_per_byte"][region] if rate in found else None for rate in rates.grid]
             for region in regions
         }
-        mean = [
-            sum(found[rate]["bits_per_byte"][region] for region in regions) / len(regions)
-            if rate in found
-            else None
-            for rate in rates.grid
-        ]
-        best, optimum = tuned(rates.grid, mean)
         arms[arm.key] = {
-            "grid": list(rates.grid),
-            "bits_per_byte": mean,
-            "by_region": by_region,
-            "best": best,
-            "optimum": optimum,
-            "edge": best in (rates.grid[0], rates.grid[-1]),
+            **grid_of(rates.grid, by_region),
             "parameters": next(iter(found.values()))["parameters"],
         }
     record = {

@@ -10,16 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from headtohead.errors import UserError
-from headtohead.model.budget import flops
+from headtohead.model.budget import Flops, flops
 from headtohead.study.arms import Matched
 from headtohead.study.plan import Arm, RatesStudy, Rung, Study
 
-RungName = Literal["rehearsal", "full", "rates", "train"]
+RungName = Literal["rehearsal", "full", "rates", "tuning", "ladder", "train"]
+RUNGS: tuple[RungName, ...] = ("tuning", "rehearsal", "rates", "ladder", "full")
+"""In the order in which a study does them."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,29 @@ class Run:
     description: dict[str, Any]
     cost: float
     scoring_cost: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What else was tried, or chosen, beside the learning rate."""
 
     @property
     def name(self) -> str:
-        rate = f"-lr{self.learning_rate:g}" if self.rung == "rates" else ""
-        return f"{self.rung}-{self.arm}{rate}-seed{self.seed}"
+        tried = ""
+        if self.rung in ("rates", "tuning"):
+            tried = f"-lr{self.learning_rate:g}"
+        if self.rung == "tuning":
+            tried += "".join(f"-{key}-{_in_a_name(value)}" for key, value in self.settings.items())
+        if self.rung == "ladder":
+            tried = f"-steps{self.description['recipe']['steps']}"
+        return f"{self.rung}-{self.arm}{tried}-seed{self.seed}"
 
     @property
     def identity(self) -> str:
         """SHA-256 over the description, `informative` keys left out."""
         return identity_of(self.description)
+
+
+def _in_a_name(value: Any) -> str:
+    """A setting's value as part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "_", json.dumps(value)).strip("_")
 
 
 INFORMATIVE = ("commit", "identity", "label")
@@ -61,9 +77,9 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
     """Rehearsal first; then seed by seed, so that the arms stay level; within a seed the longest first, so
     that the workers end together.
     """
-    rungs = ("rehearsal", "rates", "full")
     return sorted(
-        runs, key=lambda run: (rungs.index(run.rung), run.seed, -run.cost, run.arm, run.learning_rate)
+        runs,
+        key=lambda run: (RUNGS.index(run.rung), run.seed, -run.cost, run.arm, run.learning_rate, run.name),
     )
 
 
@@ -113,6 +129,14 @@ class Basis:
         """The same of an arm's own examples, where its objective is its own."""
         return self._typical(self.study.trains_on(self.study.arm(arm)))
 
+    def work(self, arm: str) -> Flops:
+        """FLOPs of an average example of an arm's own."""
+        given, output = self.typical_of(arm)
+        matched = self.arms[arm]
+        if matched.arm.supervise == "holes":  # answers stand in the text: nothing is written after it
+            return flops(matched.architecture, given, 1, output - 1)
+        return flops(matched.architecture, given, output, matched.arm.supervise)
+
     def _typical(self, store: str) -> tuple[int, int]:
         train = self.data["splits"][store]
         return tuple(1 + round(train[part] / train["examples"]) for part in ("input_tokens", "output_tokens"))
@@ -144,12 +168,14 @@ class Basis:
         rung: Rung,
         learning_rate: float,
         evaluation: dict[str, Any],
+        tuned: Mapping[str, Any] | None = None,
     ) -> Run:
-        """One run, described completely."""
+        """One run, described completely. `tuned`: settings of the recipe that were found, or are tried."""
         matched, settings = self.arms[arm], self.study.data
         steps = self.steps(rung)
         self._check_warmup(matched.arm, name, rung, steps)
-        recipe = self.study.recipe_for(matched.arm, rung, learning_rate, seed, steps)
+        recipe = self.study.recipe_for(matched.arm, rung, learning_rate, seed, steps, settings=tuned)
+        regions = list(self.study.regions_of(matched.arm, self.data["regions"]))
         shared = self.study.evaluation
         store, objective = self.study.trains_on(matched.arm), matched.arm.objective
         own = {} if objective is None else {"objective": objective.model_dump(mode="json")}
@@ -168,7 +194,8 @@ class Basis:
                 "row": settings.row,
                 "side": settings.side,
                 **({} if store == "train" else {"train": store}),
-                **{key: self.data[key] for key in ("regions", "corpus_sha256", "tokenizer_sha256", "stores")},
+                "regions": regions,
+                **{key: self.data[key] for key in ("corpus_sha256", "tokenizer_sha256", "stores")},
             },
             "evaluation": {
                 "curve_windows": shared.curve_windows,
@@ -176,7 +203,7 @@ class Basis:
                 "row": self.scored_rows[0],
                 "side": self.scored_rows[1],
                 "rows_per_batch": shared.rows_per_batch,
-                "prompts": shared.prompts,
+                "prompts": 0 if matched.arm.supervise == "holes" else shared.prompts,
                 "prompt_tokens": shared.prompt_tokens,
                 **evaluation,
             },
@@ -185,17 +212,13 @@ class Basis:
         examples = (
             steps * recipe.rows_per_step * self.data["splits"]["train"]["examples"] / self.rows_in_pass[seed]
         )
-        given, output = self.typical_of(arm)
-        supervise = matched.arm.supervise
-        # Answers of holes stand in the text: nothing is written after it.
-        answers = (given, 1, output - 1) if supervise == "holes" else (given, output, supervise)
-        work = flops(matched.architecture, *answers)
-        scored = len(self.data["regions"]) * (
+        work = self.work(arm)
+        scored = len(regions) * (
             shared.curve_windows * len(description["evaluation"]["curve_steps"])
-            + 2 * evaluation["windows"]  # with the right input and with a wrong one
+            + (2 if evaluation.get("swaps", True) else 1) * evaluation["windows"]  # with a wrong input too
         )
         costs = examples * work["training"], scored * work["forward"]
-        return Run(arm, seed, name, learning_rate, description, *costs)
+        return Run(arm, seed, name, learning_rate, description, *costs, settings=tuned or {})
 
 
 def scored_windows(study: Study, rates: RatesStudy | None) -> dict[str, int]:
@@ -203,27 +226,52 @@ def scored_windows(study: Study, rates: RatesStudy | None) -> dict[str, int]:
     curve = study.evaluation.curve_windows
     if rates:
         return {"tune": max(curve, rates.tune_windows)}
+    if study.tuning is not None:
+        curve = max(curve, study.tuning.windows)
     return {"tune": curve, "test": max(study.evaluation.test_windows, study.evaluation.rehearsal_windows)}
 
 
-def comparison(basis: Basis, rates: Mapping[str, float]) -> list[Run]:
+def comparison(
+    basis: Basis, rates: Mapping[str, float], tuned: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Run]:
     """Every run of a comparison: each arm once in rehearsal, under the first seed, then each under every
     seed.
+
+    Args:
+        rates: each arm's learning rate. tuned: each arm's other settings that were tuned.
     """
     study, shared = basis.study, basis.study.evaluation
     rungs = study.rungs
     rehearsal = {"split": "test", "windows": shared.rehearsal_windows}
     full = {"split": "test", "windows": shared.test_windows}
-    runs = [
-        basis.run(arm, study.seeds[0], "rehearsal", rungs.rehearsal, rates[arm], rehearsal)
-        for arm in basis.arms
-    ]
+    own = tuned or {}
+    runs: list[Run] = []
+    if rungs.rehearsal is not None:
+        runs = [
+            basis.run(arm, study.seeds[0], "rehearsal", rungs.rehearsal, rates[arm], rehearsal, own.get(arm))
+            for arm in basis.arms
+        ]
     runs += [
-        basis.run(arm, seed, "full", rungs.full, rates[arm], full)
+        basis.run(arm, seed, "full", rungs.full, rates[arm], full, own.get(arm))
         for seed in study.seeds
         for arm in basis.arms
     ]
     return in_order(runs)
+
+
+def trials(basis: Basis) -> list[Run]:
+    """Every run of the search inside a study: each arm with each rate and setting, under each of its seeds."""
+    tuning = basis.study.tuning
+    if tuning is None:
+        return []
+    scored = {"split": "tune", "windows": tuning.windows, "swaps": False, "prompts": 0}
+    return in_order(
+        basis.run(arm, seed, "tuning", tuning.rung, rate, scored, settings)
+        for arm in basis.arms
+        for seed in tuning.seeds
+        for settings in tuning.combinations
+        for rate in tuning.grid
+    )
 
 
 def search(basis: Basis, rates: RatesStudy) -> list[Run]:
@@ -234,3 +282,12 @@ def search(basis: Basis, rates: RatesStudy) -> list[Run]:
         for arm in basis.arms
         for rate in rates.grid
     )
+
+
+def arm_costs(basis: Basis) -> dict[str, float]:
+    """FLOPs of all that is done with each arm, at whatever rates."""
+    rate = basis.study.tuning.grid[0] if basis.study.tuning else 1e-3
+    costs = dict.fromkeys(basis.arms, 0.0)
+    for run in (*trials(basis), *comparison(basis, dict.fromkeys(basis.arms, rate))):
+        costs[run.arm] += run.cost + run.scoring_cost
+    return costs

@@ -148,12 +148,6 @@ class SoloEvaluation(Evaluation):
     swaps: ClassVar[bool] = False
 
 
-class SoloArm(Arm):
-    """An arm that may also answer holes in place: it is compared with no other."""
-
-    supervise: Supervise  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
 def read_solo(what: str | None, flags: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Solo, str]:
     """The description in a .toml file, or of a preset's name; and what to call it in errors.
 
@@ -284,7 +278,7 @@ def as_study(solo: Solo, a: Architecture, objective: Objective | None, rows: Row
             prompt_tokens=watched.prompt_tokens,
         ),
         arms=(
-            SoloArm(
+            Arm(
                 key=named(solo),
                 label=solo.title or a.name,
                 supervise=supervise_of(solo, objective),

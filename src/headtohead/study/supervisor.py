@@ -15,7 +15,15 @@ from headtohead.study.asides import BASELINES, PAGE, Aside
 from headtohead.study.display import Display, State, Working, duration
 from headtohead.study.places import Here, Place
 from headtohead.study.processes import Ending, RunProcess
-from headtohead.study.results import STOPPED, clear_checkpoints, folder_of, is_done, read_run, write_results
+from headtohead.study.results import (
+    STOPPED,
+    clear_checkpoints,
+    folder_of,
+    is_done,
+    read_run,
+    result_of,
+    write_results,
+)
 from headtohead.study.schedule import Run, identity_of
 from headtohead.study.worker import LOCK_SECONDS, claimed
 from headtohead.study.yardsticks import found_baselines
@@ -170,9 +178,8 @@ class Supervisor:
         self.computed += run.cost
         self.busy += took
         self._fill()  # before anything else: a worker's time is what is scarce
-        results = write_results(self.out, self.runs)
-        mine = next((r for r in results if (r["arm"], r["seed"], r["rung"], r["learning_rate"])
-                     == (run.arm, run.seed, run.rung, run.learning_rate)), {})  # fmt: skip
+        write_results(self.out, self.runs)
+        mine = result_of(self.out, run) or {}
         if mine.get("status") == "stopped":
             self.stopped += 1
             self.display.say(f"{run.name} stopped: {mine['reason']}")

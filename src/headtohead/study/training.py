@@ -44,6 +44,7 @@ from headtohead.study.prepare import Lengths, check_data, held_out, read_data, t
 from headtohead.train.checkpoint import named_tensors
 from headtohead.train.inherit import put
 from headtohead.train.loop import OnLine, Trained, train
+from headtohead.train.metrics import read_metrics
 from headtohead.train.nonfinite import NonFinite
 from headtohead.train.parallel import ALONE, Team, built, shares, whole
 from headtohead.train.recipe import Recipe
@@ -169,6 +170,7 @@ def trained(
         return (
             {
                 **result,
+                "spikes": _spikes(folder),
                 "status": "stopped",
                 "reason": str(stop),
                 "step": stop.step,
@@ -186,6 +188,7 @@ def trained(
     result.update(_scored(model, longer, data, description))
     result["ledger"] = {**_counts(done.ledger.ledger), "steps": recipe.steps}
     result["curve"] = done.curve
+    result["spikes"] = _spikes(folder)
     if done.averaged:
         result["averaged"] = done.averaged
     if done.ranks:
@@ -336,6 +339,13 @@ def _put_initial(model: Transformer, folder: Path, initial: Mapping[str, Any]) -
         raise UserError(f"{path} has been altered since it was written: {again}")
     with about(path):
         put(model, safetensors.torch.load(content))
+
+
+def _spikes(folder: Path) -> list[int]:
+    """The steps at which the loss stood out from those before (`train.watch.is_spike`)."""
+    return [
+        spike["step"] for line in read_metrics(folder / "metrics.jsonl") for spike in line.get("spikes", ())
+    ]
 
 
 def _flops_counter(layout: Layout) -> Callable[[Any], float]:

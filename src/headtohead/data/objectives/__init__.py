@@ -88,7 +88,7 @@ def objective(value: str | Mapping[str, Any] | Objective, where: str = "objectiv
 
 def of_region(region: str) -> Objective:
     """The objective that cuts texts, or the user's pairs, into the examples of a scored region."""
-    kinds = (PrefixLM, Restoration, CausalLM, Answer)
+    kinds = (PrefixLM, Restoration, CausalLM, Answer, MaskedLM)
     return next(kind() for kind in kinds if kind().region == region)
 
 

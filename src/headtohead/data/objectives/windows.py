@@ -32,6 +32,27 @@ def windows(text: str, size_bytes: int) -> list[str]:
     return found
 
 
+def passages(text: str, window_bytes: int, overlap_bytes: int) -> list[tuple[str, str]]:
+    """A long text as pairs of what comes before a piece, and the piece: the pieces joined are the text, exactly.
+
+    Pieces have at most `window_bytes - overlap_bytes` bytes; before each stand the `overlap_bytes` before it (up to
+    `WORD_REACH` more, so as not to begin inside a word), and nothing before the first.
+
+    Raises:
+        ValueError: pieces of less than 4 bytes, or an overlap below 0.
+    """
+    if overlap_bytes < 0:
+        raise ValueError(f"an overlap of {overlap_bytes} bytes: 0 is the least")
+    data = text.encode()
+    found: list[tuple[str, str]] = []
+    at = 0
+    for piece in windows(text, window_bytes - overlap_bytes):
+        before = cut_at(data, at - overlap_bytes) if at > overlap_bytes else 0
+        found.append((data[before:at].decode(), piece))
+        at += len(piece.encode())
+    return found
+
+
 def cut_at(data: bytes, at: int) -> int:
     """The nearest place at or before `at` where UTF-8 `data` may be cut: see `windows`. May be 0."""
     here = _boundary(data, at)

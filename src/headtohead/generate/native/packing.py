@@ -75,7 +75,9 @@ class Store:
         self._alive.append(x)
         return x.data_ptr()
 
-    def matrix(self, key: tuple[object, ...], parts: Sequence[Part], interleaved: bool = False) -> structs.Matrix:
+    def matrix(
+        self, key: tuple[object, ...], parts: Sequence[Part], interleaved: bool = False
+    ) -> structs.Matrix:
         """Matrices below one another as one, packed; `interleaved`: two, a panel of each in turn. One key is packed
         once.
         """

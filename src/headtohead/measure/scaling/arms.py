@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -29,7 +30,6 @@ def fit_file(path: Path, asked: Asked, by: str | None = None, tell: Tell | None 
     Raises:
         UserError: a bad file, or an arm that can't be fitted; nothing is fitted then.
     """
-    start = time.perf_counter()
     check(asked)
     table = Table.read(path)
     if not asked.x:
@@ -44,6 +44,18 @@ def fit_file(path: Path, asked: Asked, by: str | None = None, tell: Tell | None 
     if len(tables) < 2:
         only = next(iter(tables))
         raise UserError(f"{path}: {by} is '{only}' in all rows; without --by they are fitted together")
+    return compared(tables, asked, by, tell)[1]
+
+
+def compared(
+    tables: Mapping[str, Table], asked: Asked, by: str, tell: Tell | None = None
+) -> tuple[dict[str, Fitted], dict[str, Any]]:
+    """One fit of each table, an arm, and every pair's differences: the fits, and all of it as JSON can hold it.
+
+    Raises:
+        UserError: an arm that can't be fitted.
+    """
+    start = time.perf_counter()
     fits: dict[str, Fitted] = {}
     for place, (name, rows) in enumerate(tables.items()):
 
@@ -53,15 +65,14 @@ def fit_file(path: Path, asked: Asked, by: str | None = None, tell: Tell | None 
 
         with about(f"{by} {name}"):
             fits[name] = _fit(rows, asked, place, told)
-    return _plain(
-        {
-            "law": asked.law,
-            "by": by,
-            "arms": {name: fit.told for name, fit in fits.items()},
-            "differences": [_difference(a, b, fits[a], fits[b], asked) for a, b in combinations(fits, 2)],
-            "seconds": time.perf_counter() - start,
-        }
-    )
+    answer = {
+        "law": asked.law,
+        "by": by,
+        "arms": {name: fit.told for name, fit in fits.items()},
+        "differences": [_difference(a, b, fits[a], fits[b], asked) for a, b in combinations(fits, 2)],
+        "seconds": time.perf_counter() - start,
+    }
+    return fits, _plain(answer)
 
 
 def check(asked: Asked) -> None:

@@ -12,18 +12,16 @@ arithmetic  ``37+58`` -> ``95``; sums and differences, of which some are below z
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from itertools import count
 
+from headtohead.data.corpora import is_for_testing
 from headtohead.data.objectives.base import Draws
 from headtohead.errors import UserError
 from headtohead.measure.tasks.files import Written
 from headtohead.validation import suggest
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-TEST_SHARE = 8
-"""One question in so many is for testing."""
 
 
 def _letters(draws: Draws, size: int) -> list[str]:
@@ -112,11 +110,6 @@ def questions(name: str, amount: int, *, test: bool, size: int | None = None, se
                 f"ask for fewer, or for a larger size"
             )
     raise AssertionError("counting never ends")
-
-
-def is_for_testing(text: str) -> bool:
-    """Whether a question with this input is kept from training."""
-    return hashlib.sha256(text.encode()).digest()[0] % TEST_SHARE == 0
 
 
 def _suite(name: str) -> tuple[Make, int, int, int]:

@@ -103,6 +103,27 @@ be read whole before anything is written, and its states change when it grows.""
         ONE,
     ),
     Family(
+        "prefix-half-heads",
+        "Prefix decoder, half of the heads backward over the input",
+        "Su 2023, spaces.ac.cn/archives/9529, carried over to one stack",
+        """One stack in which half of the heads are causal and the other half read the input from its other side:
+a token of the input sees itself and what comes after it, a token of the output all that comes before. Input
+tokens are seen from both sides, but never in one attention map, which stays triangular over the input. It is
+`half-heads` for a network that writes, and stands between `causal` and `prefix` in C1.""",
+        _one("by_head(causal, backward_input)"),
+        ONE,
+    ),
+    Family(
+        "prefix-alternate-layers",
+        "Prefix decoder, backward over the input in every other layer",
+        "Su 2023, spaces.ac.cn/archives/9529, carried over to one stack",
+        """One stack whose layers read the input forward and backward in turn, with a causal output in all of
+them: `alternate-layers` for a network that writes. The first layer looks back, so an odd depth has one layer
+more of that kind.""",
+        _layers("causal", "backward_input"),
+        ONE,
+    ),
+    Family(
         "full",
         "Encoder",
         "Devlin et al. 2019 (BERT), arXiv 1810.04805",

@@ -1,0 +1,439 @@
+"""A ladder's page: the runs as a table and a CSV file, the laws fitted to them, frontiers, and the claims about them.
+
+`ladder.csv` is what `headtohead fit` reads, `fits.json` what was found; both are made again with the page. Intervals
+take resampling, so they are there once every run has ended.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from headtohead.errors import UserError
+from headtohead.files import write_atomic
+from headtohead.measure import ladders
+from headtohead.measure.scaling.fitting import Asked
+from headtohead.measure.scaling.isoflop import fit_isoflop
+from headtohead.measure.scaling.solver import log_law
+from headtohead.measure.scaling.table import Table
+from headtohead.study import charting
+from headtohead.study.charting import BITS, inline
+from headtohead.study.drawing import environment
+from headtohead.study.page import read_results
+from headtohead.study.palette import Ink, inks
+from headtohead.study.results import read_plan
+from headtohead.study.tables import decimal
+
+COLUMNS = ("arm", "size", "seed", "steps", "learning_rate", "N", "N_non_embedding", "D", "D_supervised", "FLOPs",
+           "6ND", "bits_per_byte")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LadderPage:
+    """A ladder's folder, read."""
+
+    folder: Path
+    plan: dict[str, Any]
+    results: list[dict[str, Any]]
+
+    @property
+    def ladder(self) -> dict[str, Any]:
+        return self.plan["ladder"]
+
+    @property
+    def region(self) -> str:
+        return self.plan["data"]["regions"][0]
+
+    @property
+    def arms(self) -> list[str]:
+        return [arm["key"] for arm in self.ladder["arms"]]
+
+    @property
+    def label(self) -> dict[str, str]:
+        return {arm["key"]: arm["label"] for arm in self.ladder["arms"]}
+
+    @cached_property
+    def sized(self) -> dict[str, tuple[str, str]]:
+        """The key of a run's arm to (arm, size)."""
+        return {
+            f"{arm}-{size['name']}": (arm, size["name"]) for arm in self.arms for size in self.ladder["sizes"]
+        }
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each finished run, as `COLUMNS`."""
+        sizes = {arm["key"]: arm["parameters"] for arm in self.plan["arms"]}
+        found = []
+        for line in self.results:
+            if line["rung"] != "ladder" or line["status"] != "finished":
+                continue
+            arm, size = self.sized[line["arm"]]
+            n, ledger = sizes[line["arm"]], line["ledger"]
+            found.append(
+                {
+                    "arm": arm, "size": size, "seed": line["seed"], "steps": ledger["steps"],
+                    "learning_rate": line["learning_rate"], "N": n["total"],
+                    "N_non_embedding": n["non_embedding"], "D": ledger["tokens_shown"],
+                    "D_supervised": ledger["tokens_supervised"], "FLOPs": ledger["flops"],
+                    "6ND": 6 * n["total"] * ledger["tokens_shown"],
+                    "bits_per_byte": line["bits_per_byte"][self.region],
+                }
+            )  # fmt: skip
+        return found
+
+    @property
+    def stopped(self) -> list[dict[str, Any]]:
+        return [line for line in self.results if line["status"] == "stopped"]
+
+    @property
+    def planned(self) -> int:
+        return len(self.plan["runs"])
+
+    @property
+    def finished(self) -> bool:
+        return (
+            self.planned > 0 and self.plan.get("left_out") is not None and self.planned == len(self.results)
+        )
+
+    def csv(self) -> str:
+        """The rows as CSV."""
+        out = io.StringIO()
+        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return out.getvalue()
+
+
+def read(folder: Path) -> LadderPage:
+    """The ladder in a folder.
+
+    Raises:
+        UserError: none there, or a damaged file.
+    """
+    plan = read_plan(folder, "start the ladder again, which writes it anew")
+    if "ladder" not in plan:
+        raise UserError(f"{folder} holds no ladder, but the study {plan['study'].get('name')}")
+    results = read_results(folder / "results.jsonl") if (folder / "results.jsonl").exists() else []
+    return LadderPage(folder, plan, results)
+
+
+def write(folder: Path) -> Path:
+    """Write ladder.csv, fits.json, report.md and report.html of the ladder in a folder; returns the page.
+
+    Raises:
+        UserError: no ladder there, a damaged file, or one that can't be written.
+    """
+    page = read(folder)
+    write_atomic(folder / "ladder.csv", page.csv())
+    found = found_of(page)
+    text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(folder / "fits.json", text)
+    return _written(page, found)
+
+
+# --------------------------------------------------------------------------------------------------------
+# What is found
+
+
+def found_of(page: LadderPage) -> dict[str, Any]:
+    """The fits of `ladders.LAWS`, the frontiers, IsoFLOP profiles and the claims' outcomes, for JSON.
+
+    A law that can't be fitted to the runs there are is told with its reason.
+    """
+    resamples = page.ladder["resamples"] if page.finished else 0
+    told: dict[str, Any] = {"finished": page.finished, "runs": len(page.rows), "laws": {}}
+    if not page.rows:
+        return {**told, "claims": _undecided(page, "no run has finished yet")}
+    tables = Table.read(page.folder / "ladder.csv").by("arm")
+    if len(tables) < len(page.arms):
+        return {**told, "claims": _undecided(page, "not every arm has a finished run")}
+    tables = {arm: tables[arm] for arm in page.arms}
+    try:
+        for law in ladders.LAWS:
+            fits, document = ladders.fits(tables, law, "bits_per_byte", resamples)
+            document.pop("seconds")
+            for one in document["arms"].values():
+                one.pop("seconds", None)
+            frontier = ladders.frontiers(tables, fits, law)
+            told["laws"][law.name] = {**document, "frontiers": frontier}
+    except UserError as error:
+        return {**told, "laws": {}, "claims": _undecided(page, str(error))}
+    told["isoflop"] = {arm: _isoflop(table) for arm, table in tables.items()}
+    shown = told["laws"][ladders.LAWS[0].name]
+    stated = page.ladder["claims"]
+    if not page.finished:
+        return {**told, "claims": _undecided(page, "the ladder is not finished")}
+    decided = ladders.decide(stated, shown, shown["frontiers"], page.ladder["margin"])
+    told["claims"] = [
+        {"key": claim["key"], "outcome": finding.outcome, "reason": finding.reason}
+        for claim, finding in zip(stated, decided, strict=True)
+    ]
+    return told
+
+
+def _undecided(page: LadderPage, why: str) -> list[dict[str, str]]:
+    return [{"key": claim["key"], "outcome": "undecided", "reason": why} for claim in page.ladder["claims"]]
+
+
+def _isoflop(table: Table) -> dict[str, Any]:
+    """The profiles of the budgets that have enough sizes; why not, where there are none."""
+    try:
+        fitted = fit_isoflop(
+            table, Asked(law="isoflop", x=("N",), y="bits_per_byte", compute=("FLOPs",), resamples=0)
+        )
+    except UserError as error:
+        return {"why_not": str(error).removeprefix(f"{table.path}: ")}
+    told = {key: fitted.told[key] for key in ("parameters", "budgets", "notes") if key in fitted.told}
+    return json.loads(json.dumps(told))
+
+
+# --------------------------------------------------------------------------------------------------------
+# How it is shown
+
+
+def _written(page: LadderPage, found: Mapping[str, Any]) -> Path:
+    from headtohead.study.report import page_of
+
+    looks = dict(zip(page.arms, inks(len(page.arms)), strict=True))
+    charts = _charts(page, found, looks)
+    values = contents(page, found)
+    text = environment().get_template("ladder.md.jinja").render(values)
+    write_atomic(page.folder / "report.md", _tidy(text))
+    html = page.folder / "report.html"
+    write_atomic(html, page_of("ladder.html.jinja", values, charts, list(looks.values())))
+    if page.finished:
+        charting.write_figures(page.folder / "figures", charts, {})
+    return html
+
+
+def _tidy(text: str) -> str:
+    lines = [line.rstrip() for line in text.split("\n")]
+    kept = [line for n, line in enumerate(lines) if line or (n and lines[n - 1])]
+    return "\n".join(kept).strip() + "\n"
+
+
+def contents(page: LadderPage, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the templates are filled with."""
+    claims = [
+        {**stated, **said, "text": ladders.RULES[stated["rule"]]}
+        for stated, said in zip(page.ladder["claims"], found["claims"], strict=True)
+    ]
+    laws = [
+        {
+            "name": name,
+            "rows": [
+                (page.label[arm], [(p, told["parameters"][p], told["intervals"].get(p)) for p in told["parameters"]])
+                for arm, told in law["arms"].items()
+            ],
+            "held": [(page.label[arm], told["held_out"]) for arm, told in law["arms"].items() if told["held_out"]],
+            "exponents": _exponents(page, law),
+            "differences": _differences(page, law),
+            "notes": [f"{page.label[arm]}: {note}" for arm, told in law["arms"].items() for note in told["notes"]],
+            "frontier": _frontier(page, law["frontiers"]),
+        }
+        for name, law in found["laws"].items()
+    ]  # fmt: skip
+    done = f"{len(page.rows)} of {page.planned} runs finished"
+    if page.stopped:
+        done += f", {len(page.stopped)} stopped"
+    return {
+        "plan": page.plan,
+        "ladder": page.ladder,
+        "region": page.region,
+        "done": done if page.plan.get("left_out") is not None else "tuning the learning rates",
+        "finished": page.finished,
+        "claims": claims,
+        "laws": laws,
+        "rows": page.rows,
+        "label": page.label,
+        "isoflop": found.get("isoflop", {}),
+        "stopped": page.stopped,
+        "left_out": page.plan.get("left_out") or [],
+        "rates": _rates(page),
+        "number": _number,
+        "decimal": decimal,
+        "margin": f"{page.ladder['margin']:g}",
+    }
+
+
+def _exponents(
+    page: LadderPage, law: Mapping[str, Any]
+) -> list[tuple[str, str, list[tuple[str, float, Any]]]]:
+    """Arm, what N counts, and the exponents under each counting of compute with their intervals."""
+    found = []
+    for arm, told in law["arms"].items():
+        for column, one in told["countings"].items():
+            cells = [(name, value, one["intervals"].get(name)) for name, value in one["exponents"].items()]
+            found.append((page.label[arm], column, cells))
+    return found
+
+
+def _differences(page: LadderPage, law: Mapping[str, Any]) -> list[tuple[str, str, float, Any]]:
+    return [
+        (f"{page.label[pair['to']]} − {page.label[pair['from']]}", name, value, pair["intervals"].get(name))
+        for pair in law["differences"]
+        for name, value in pair["parameters"].items()
+    ]
+
+
+def _frontier(page: LadderPage, frontier: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each budget: every arm's least loss, the others' difference to the first."""
+    rows = []
+    for n, compute in enumerate(frontier["C"]):
+        losses = []
+        for arm, values in frontier["loss"].items():
+            bounds = frontier["intervals"][arm]
+            losses.append((page.label[arm], values[n], bounds[n] if bounds else None))
+        gaps = []
+        for arm, values in frontier["difference"].items():
+            bounds = frontier["difference_intervals"][arm]
+            gaps.append((page.label[arm], values[n], bounds[n] if bounds else None))
+        rows.append({"C": compute, "losses": losses, "gaps": gaps})
+    return rows
+
+
+def _rates(page: LadderPage) -> list[dict[str, Any]]:
+    """What the search found at the sizes that were tuned, and what each size was given."""
+    found = (page.plan.get("rates") or {}).get("arms", {})
+    rows = []
+    for arm in page.plan["arms"]:
+        searched = found.get(arm["key"])
+        rows.append(
+            {
+                "arm": arm["label"],
+                "parameters": arm["parameters"]["total"],
+                "given": arm["learning_rate"],
+                "optimum": None if searched is None else searched["optimum"],
+                "edge": bool(searched and searched["edge"]),
+                "tried": []
+                if searched is None
+                else list(zip(searched["grid"], searched["bits_per_byte"], strict=True)),
+            }
+        )
+    return rows
+
+
+def _number(value: float | None, bounds: Sequence[float | None] | None = None) -> str:
+    def one(x: float | None) -> str:
+        if x is None:
+            return "–"
+        return (f"{x:.4f}" if 0.001 <= abs(x) < 10 else f"{x:.4g}").replace("-", "−")
+
+    return one(value) + (f" ({one(bounds[0])} to {one(bounds[1])})" if bounds else "")
+
+
+# --------------------------------------------------------------------------------------------------------
+# Charts
+
+
+def _charts(
+    page: LadderPage, found: Mapping[str, Any], looks: Mapping[str, Ink]
+) -> dict[str, alt.LayerChart]:
+    charts: dict[str, alt.LayerChart] = {}
+    if not page.rows:
+        return charts
+    colour = alt.Color(
+        "arm:N",
+        scale=alt.Scale(domain=list(looks), range=[look.light for look in looks.values()]),
+        legend=None,
+    )
+    for arm in page.arms:
+        own = [row for row in page.rows if row["arm"] == arm]
+        if own:
+            charts[f"runs-{arm}"] = _runs_chart(own, _law_of(found, arm), looks[arm])
+    if found["laws"]:
+        first = next(iter(found["laws"].values()))
+        charts["frontier"] = _frontier_chart(page, first["frontiers"], colour, looks)
+    return charts
+
+
+def _law_of(found: Mapping[str, Any], arm: str) -> dict[str, float] | None:
+    for law in found["laws"].values():
+        return law["arms"][arm]["parameters"]
+    return None
+
+
+def _runs_chart(
+    rows: Sequence[Mapping[str, Any]], law: Mapping[str, float] | None, ink: Ink
+) -> alt.LayerChart:
+    """An arm's runs over tokens, a line of its law for each size; the largest size, which is held out, hollow."""
+    largest = max(row["N"] for row in rows)
+    x = alt.X("D:Q", scale=alt.Scale(type="log", nice=False), title="tokens shown")
+    y = alt.Y("loss:Q", scale=alt.Scale(type="log", nice=False, zero=False), title=BITS)
+    points = [
+        {"D": row["D"], "loss": row["bits_per_byte"], "size": row["size"], "held": row["N"] == largest}
+        for row in rows
+    ]
+    tooltip = [alt.Tooltip("size:N"), alt.Tooltip("D:Q", format=".3s"), alt.Tooltip("loss:Q", format=".3f")]
+    base = alt.Chart(inline(points)).encode(x=x, y=y, tooltip=tooltip)
+    marks = base.mark_point(size=55, opacity=1, stroke=ink.light, filled=True).encode(
+        fill=alt.condition("datum.held", alt.value("transparent"), alt.value(ink.light))
+    )
+    layers: list[Any] = [marks]
+    ends = [
+        {"D": max(r["D"] for r in rows if r["size"] == size), "size": size,
+         "loss": min(r["bits_per_byte"] for r in rows if r["size"] == size)}
+        for size in dict.fromkeys(row["size"] for row in rows)
+    ]  # fmt: skip
+    layers.append(
+        alt.Chart(inline(ends))
+        .mark_text(align="left", dx=7, fontSize=11, color=charting.SOFT)
+        .encode(x=x, y=y, text="size:N")
+    )
+    if law is not None:
+        lines = []
+        for size in dict.fromkeys(row["size"] for row in rows):
+            own = [row for row in rows if row["size"] == size]
+            tokens = np.geomspace(min(r["D"] for r in own), max(r["D"] for r in own), 24)
+            logs = np.log([max(law["E"], 1e-300), law["A"], law["B"]])
+            parameters = np.array([logs[0], logs[1], law["alpha"], logs[2], law["beta"]])
+            places = np.stack([np.full(24, np.log(own[0]["N"])), np.log(tokens)])
+            values = np.exp(log_law(parameters, places))
+            lines += [
+                {"D": float(d), "loss": float(v), "size": size} for d, v in zip(tokens, values, strict=True)
+            ]
+        line = (
+            alt.Chart(inline(lines))
+            .mark_line(color=ink.light, strokeWidth=1.5)
+            .encode(x=x, y=y, detail="size:N")
+        )
+        layers.insert(0, line)
+    return charting.chart_of(alt.layer(*layers), 280)
+
+
+def _frontier_chart(
+    page: LadderPage, frontier: Mapping[str, Any], colour: alt.Color, looks: Mapping[str, Ink]
+) -> alt.LayerChart:
+    """The least loss for a budget by each arm's law with its band, over all runs."""
+    rows, bands = [], []
+    for arm, values in frontier["loss"].items():
+        rows += [{"C": c, "loss": v, "arm": arm} for c, v in zip(frontier["C"], values, strict=True)]
+        bounds = frontier["intervals"][arm]
+        bands += [
+            {"C": c, "low": low, "high": high, "arm": arm}
+            for c, (low, high) in zip(frontier["C"], bounds, strict=False)
+        ]
+    x = alt.X("C:Q", scale=alt.Scale(type="log", nice=False), title="training FLOPs")
+    y = alt.Y("loss:Q", scale=alt.Scale(type="log", nice=False, zero=False), title=BITS)
+    layers: list[Any] = []
+    if bands:
+        layers.append(
+            alt.Chart(inline(bands))
+            .mark_area(opacity=0.18)
+            .encode(x=x, y=alt.Y("low:Q", title=BITS), y2="high:Q", color=colour)
+        )
+    runs = [{"C": r["FLOPs"], "loss": r["bits_per_byte"], "arm": r["arm"]} for r in page.rows]
+    layers.append(alt.Chart(inline(runs)).mark_point(size=22, opacity=0.55).encode(x=x, y=y, color=colour))
+    layers.append(alt.Chart(inline(rows)).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour))
+    names = [{"C": frontier["C"][-1], "loss": v[-1], "arm": arm} for arm, v in frontier["loss"].items()]
+    layers += charting.names_beside(names, x, y, colour)
+    return charting.chart_of(alt.layer(*layers), 320)
