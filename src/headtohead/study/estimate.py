@@ -64,7 +64,7 @@ def show(
             own = part.of_arms(arm_costs(basis))
             runs = [run for run in runs if run.arm in own]
         else:
-            runs = part.ofruns_table(runs)
+            runs = part.of_runs(runs)
     console.print(f"[bold]{(rates or plan).title}[/bold]")
     if not rates:
         console.print(plan.question)

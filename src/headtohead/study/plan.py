@@ -99,8 +99,15 @@ class Frozen(BaseModel):
 
 
 class DataSettings(Frozen):
-    """From documents to rows. Sizes of `row` and `side` are tokens, `window_bytes` is bytes of text."""
+    """From documents to rows. Sizes of `row` and `side` are tokens, `window_bytes` is bytes of text.
 
+    `text`: where nothing else is given, data that was fetched by name, or a path (`texts`). `out_of_domain`: texts of
+    the same forms that every run is scored on too, `out_of_domain_windows` of each region.
+    """
+
+    text: Text | None = None
+    out_of_domain: Listed[Text] = ()
+    out_of_domain_windows: PositiveInt = 200
     tokenizer: Literal["bpe", "bytes"] = "bpe"
     vocabulary: PositiveInt = 2048
     window_bytes: int = Field(ge=16)

@@ -72,7 +72,8 @@ def read_source(text: Sequence[Path], pairs: Path | None, field: str) -> Source:
 
 def fingerprint(study: Study, source: Source, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
     """What decides the prepared data: the text and every setting that cuts it, and a tokenizer that is given."""
-    settings = study.data.model_dump(mode="json")
+    elsewhere = {"text", "out_of_domain", "out_of_domain_windows"}  # they don't cut this text
+    settings = study.data.model_dump(mode="json", exclude=elsewhere)
     found = {"corpus_sha256": source.material.sha256, **settings, "regions": list(regions(study, source))}
     own = [objective.model_dump(mode="json") for objective in study.own_objectives.values()]
     given = {} if tokenizer is None else {"given_tokenizer": tokenizer.sha256}
