@@ -46,7 +46,7 @@ def show(
     with tempfile.TemporaryDirectory(prefix="headtohead-") as folder:
         data = prepare(plan, source, Path(folder) / "data", lambda line: None)
         check_rows(Path(folder) / "data", plan.data)
-        windows = scored_windows(plan, rates)
+        windows = scored_windows(plan, rates, data)
         scored = scored_rows(Path(folder) / "data", plan, data["regions"], windows)
         lengths = training_lengths(Path(folder) / "data", data["stores"])
         seeds = (rates.seed,) if rates else (*plan.seeds, *(plan.tuning.seeds if plan.tuning else ()))

@@ -181,7 +181,7 @@ def basis_of(
     lengths = training_lengths(folder, data["stores"])
     seeds = (rates.seed,) if rates else (*plan.seeds, *(plan.tuning.seeds if plan.tuning else ()))
     rows = {seed: rows_in_pass(lengths, seed, plan.data.row, plan.data.side) for seed in seeds}
-    scored = scored_rows(folder, plan, data["regions"], scored_windows(plan, rates))
+    scored = scored_rows(folder, plan, data["regions"], scored_windows(plan, rates, data))
     return Basis(plan, arms, data, versions(), rows, scored)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from headtohead.data.corpora import load_corpus
 from headtohead.data.fetching.catalogue import CATALOGUE
 from headtohead.data.fetching.fetch import fetched
 from headtohead.errors import UserError
@@ -41,5 +42,8 @@ def source_of(data: DataSettings, text: Sequence[Path], pairs: Path | None, fiel
         UserError: text that isn't there, or can't be read.
     """
     if data.text is not None and not text and pairs is None:
-        return read_source([text_at(data.text)], None, field)
-    return read_source(text, pairs, field)
+        found = read_source([text_at(data.text)], None, field)
+    else:
+        found = read_source(text, pairs, field)
+    beyond = {Path(named).stem: load_corpus([text_at(named)]) for named in data.out_of_domain}
+    return Source(found.material, beyond)
