@@ -9,7 +9,8 @@ import torch
 from headtohead.data.layouts import Layout
 from headtohead.data.shards import END, PAIR, SPECIALS, Example
 from headtohead.errors import UserError
-from headtohead.generate.decoding import greedy, prompts
+from headtohead.generate.decoding import greedy
+from headtohead.generate.prompts import prompts
 from headtohead.model.architecture import Architecture, one_stack, two_stacks
 from headtohead.model.transformer import Transformer
 from headtohead.model.visibility import PADDING

@@ -18,7 +18,8 @@ from headtohead.data.tokenizers import ByteTokenizer, train_tokenizer
 from headtohead.errors import UserError
 from headtohead.interop.folders import Held, read_folder, write_folder
 from headtohead.interop.frame import own_frame
-from headtohead.interop.hub import bytes_as_tokenizer, export_network, import_network
+from headtohead.interop.hub import export_network, import_network
+from headtohead.interop.tokenizing import bytes_as_tokenizer
 from headtohead.interop.tokens import text_of
 from headtohead.model.architecture import Architecture, one_stack
 from headtohead.model.parts import Norms
@@ -192,7 +193,7 @@ def test_a_folder_that_is_there_is_not_touched(tmp_path: Path) -> None:
     folder = own_folder(tmp_path / "ours", llama_like(TOKENIZER.vocabulary), TOKENIZER)
     (tmp_path / "there").mkdir()
     assert "is there already" in told(export_network, folder, tmp_path / "there")
-    assert "no format 'onnx'" in told(export_network, folder, tmp_path / "new", "onnx")
+    assert "no format 'onn'" in told(export_network, folder, tmp_path / "new", "onn")
     assert not list((tmp_path / "there").iterdir()) and not (tmp_path / "new").exists()
 
 

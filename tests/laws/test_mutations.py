@@ -31,7 +31,7 @@ from tests.laws import (
 from tests.laws.cells import ARCHITECTURES, TASKS, Cell, _model
 
 from headtohead.data.layouts import Layout
-from headtohead.generate import decoding
+from headtohead.generate import running
 from headtohead.model import attention, blocks, budget, linear, positions, reach, transformer, visibility
 from headtohead.model.loss import Head, _ChunkedCrossEntropy
 from headtohead.model.transformer import Transformer
@@ -404,9 +404,9 @@ FAULTS = (
     ),
     Fault(
         "decoding counts positions one too far",
-        decoding.written_after,
-        "position + 1, written",
-        "position + 2, written",
+        running.Standing.advance,
+        "self.position[slots] += 1",
+        "self.position[slots] += 2",
         (on(GREEDY, "decllm"), on(GREEDY, "redllm")),
     ),
     Fault(

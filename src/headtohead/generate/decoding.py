@@ -1,29 +1,28 @@
-"""One decoding loop for every architecture, on the key-value cache.
+"""Texts after rows of prompts, all at once: what a study, a task and `headtohead generate` ask for.
 
-What may be kept from step to step follows from the visibility rules: the prompt is read at once, under whatever
-view of the input the architecture has, and each new token sees the cache through its coordinates.
+The loop is `engine.Engine`, for every architecture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from headtohead.data.layouts import Layout
 from headtohead.data.shards import END, Example
 from headtohead.data.tokenizers import FIRST
-from headtohead.errors import UserError
-from headtohead.model.architecture import Architecture
+from headtohead.generate.engine import Engine
+from headtohead.generate.prompts import Prompt, check_writes, prompts, split
+from headtohead.generate.requests import Sampling, Written
+from headtohead.generate.running import EagerRunner
+from headtohead.generate.telling import Decode
 from headtohead.model.batch import Tokens
-from headtohead.model.transformer import Cache, Transformer
-from headtohead.model.visibility import INPUT, OUTPUT, PADDING, Coordinates, sequence
+from headtohead.model.transformer import Transformer
+from headtohead.model.visibility import INPUT, OUTPUT, PADDING
+
+AT_ONCE = 64
+"""Slots at most, for more rows than that."""
 
 
-@torch.no_grad()
 def greedy(
     model: Transformer, layout: Layout, examples: Sequence[Example], max_tokens: int
 ) -> list[list[int]]:
@@ -39,7 +38,6 @@ def greedy(
     return written_after(model, prompts(layout, examples), max_tokens, ends=(END,), never=never)
 
 
-@torch.no_grad()
 def written_after(
     model: Transformer,
     prompt: Mapping[str, Tokens],
@@ -55,33 +53,53 @@ def written_after(
     Raises:
         UserError: the network can't write token by token, since a token of its output sees later ones.
     """
-    _check_append_only(model.architecture, *_lengths(prompt, max_tokens))
-    prompt = {name: tokens.map(lambda field: field.to(model.device)) for name, tokens in prompt.items()}
-    room = {name: tokens.ids.shape[1] + max_tokens for name, tokens in prompt.items()}
-    cache = model.start_cache(room)
-    growing = [s.name for s in model.architecture.streams if s.holds != "input"]
-    output = growing[-1]
-    h = model.hidden(prompt, cache)
-    real = prompt[output].document != PADDING
-    last = real.sum(dim=1) - 1
-    position, written_so_far = (
-        where.gather(1, last[:, None]) for where in (prompt[output].position, prompt[output].step)
-    )
-    choice = _choose(model, h[torch.arange(len(last), device=last.device), last], never)
-    written: list[list[int]] = [[] for _ in last]
-    running = set(range(len(last)))
-    for step in range(max_tokens):
-        for row in list(running):
-            token = int(choice[row])
-            if token in ends:
-                running.discard(row)
-            else:
-                written[row].append(token)
-        if not running or step == max_tokens - 1:
-            break
-        position, written_so_far = position + 1, written_so_far + 1
-        choice = _choose(model, _step(model, cache, growing, choice, position, written_so_far), never)
-    return written
+    check_writes(model.architecture, *_lengths(prompt, max_tokens))
+    rows = split(prompt)
+    found = write(model, rows, Sampling(max_tokens=max_tokens), ends=ends, never=never)
+    return [choices[0].tokens for choices in found]
+
+
+def write(
+    model: Transformer,
+    rows: Sequence[Prompt],
+    sampling: Sampling | Sequence[Sampling],
+    *,
+    ends: Collection[int],
+    never: Sequence[int] = (),
+    decode: Decode | None = None,
+) -> list[list[Written]]:
+    """The choices of each prompt, by the network as it is."""
+    return engine_for(model, rows, sampling, ends=ends, never=never, decode=decode).write(rows, sampling)
+
+
+def engine_for(
+    model: Transformer,
+    rows: Sequence[Prompt],
+    sampling: Sampling | Sequence[Sampling],
+    *,
+    ends: Collection[int],
+    never: Sequence[int] = (),
+    decode: Decode | None = None,
+) -> Engine:
+    """An engine with slots for these prompts, of the room that the longest needs."""
+    each = [sampling] * len(rows) if isinstance(sampling, Sampling) else sampling
+    slots = min(AT_ONCE, sum(how.rows for how in each))
+    slots = max(slots, 1, *(how.rows for how in each))
+    runner = EagerRunner(model, slots, room_for(model, rows, each))
+    return Engine(runner, ends=ends, never=never, decode=decode)
+
+
+def room_for(model: Transformer, rows: Sequence[Prompt], each: Sequence[Sampling]) -> dict[str, int]:
+    """Tokens that each stream of a slot must have room for."""
+    found: dict[str, int] = {}
+    for stream in model.architecture.streams:
+        grows = stream.holds != "input"
+        sizes = (
+            prompt[stream.name].ids.shape[1] + grows * how.max_tokens
+            for prompt, how in zip(rows, each, strict=True)
+        )
+        found[stream.name] = max(sizes, default=1)
+    return found
 
 
 def _lengths(prompt: Mapping[str, Tokens], max_tokens: int) -> tuple[int, int]:
@@ -91,47 +109,3 @@ def _lengths(prompt: Mapping[str, Tokens], max_tokens: int) -> tuple[int, int]:
         for part in (INPUT, OUTPUT)
     }
     return parts[INPUT], parts[OUTPUT] + max_tokens
-
-
-def _check_append_only(architecture: Architecture, input_length: int, output_length: int) -> None:
-    """Whether no token sees a later one of the output: only then do the states of written tokens stay as they are."""
-    where = sequence(input_length, output_length)
-    written = Coordinates(*(axis[input_length:] for axis in where))
-    for stream in architecture.streams:
-        for read in (read for layer in stream.layers for read in layer.reads):
-            if architecture.stream(read.keys).holds == "input" or stream.holds == "input":
-                continue
-            queries = where if stream.holds == "both" else written
-            if not read.visibility.append_only(queries, written, architecture.heads):
-                raise UserError(
-                    f"{architecture.name} can't write token by token: in stream '{stream.name}' a token sees later "
-                    f"ones of the output ({read.visibility})"
-                )
-
-
-def prompts(layout: Layout, examples: Sequence[Example]) -> Mapping[str, Tokens]:
-    """Each example's input and the start of its output (with what is given there before its first text), one
-    example a row, cut to the longest.
-    """
-    given = [int(np.argmax(example.text)) if example.text.any() else 0 for example in examples]
-    empty = [
-        replace(e, output=e.output[:n], ends=False, where=None if e.where is None else e.where[:n])
-        for e, n in zip(examples, given, strict=True)
-    ]
-    return layout.batch([[example] for example in empty]).trimmed().streams
-
-
-def _step(
-    model: Transformer, cache: Cache, growing: list[str], choice: Tensor, position: Tensor, step: Tensor
-) -> Tensor:
-    """Final states (B, d) after one more token in each row of every stream that holds output."""
-    ids = choice[:, None]
-    new = Tokens(ids, position, torch.zeros_like(ids), torch.full_like(ids, OUTPUT), step)
-    return model.hidden({name: new for name in growing}, cache)[:, 0]
-
-
-def _choose(model: Transformer, h: Tensor, never: Sequence[int]) -> Tensor:
-    logits = model.next_logits(h)
-    if never:
-        logits[:, torch.tensor(never, device=h.device)] = float("-inf")
-    return logits.argmax(dim=-1)

@@ -42,12 +42,13 @@ from headtohead.interop.frame import Frame, own_frame
 from headtohead.model.architecture import Architecture
 from headtohead.model.transformer import Transformer
 from headtohead.study.prepare import read_data
-from headtohead.study.results import is_done, learnt_by, read_run
+from headtohead.study.results import is_done, learnt_by, read_plan, read_run
 from headtohead.train.inherit import put
 from headtohead.validation import validated
 
 FORMAT = 1
 RECORD, WEIGHTS, TOKENIZER = "model.json", "weights.safetensors", "tokenizer.json"
+PLAN = "plan.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -253,13 +254,31 @@ def _run(folder: Path) -> Held:
         read_tensors(path),
         own_frame(learnt.manner(Codes(found)), mask, learnt.in_place),
         read_text(tokenizer, "the tokenizer"),
-        {
-            "run": folder.name,
-            "arm": description.get("arm"),
-            "seed": description.get("seed"),
-            "corpus_sha256": description["data"]["corpus_sha256"],
-            "regions": list(description["data"]["regions"]),
-        },
+        _origin(folder, description, result),
     )
     _check_shapes(path, held)
     return held
+
+
+def _origin(folder: Path, description: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was and consumed, for whoever is handed its network."""
+    data = description["data"]
+    kept = ("rung", "split", "ledger", "bits_per_byte", "value_of_input", "learning_rate", "identity")
+    found = {
+        "run": folder.name,
+        "arm": description.get("arm"),
+        "label": description.get("label"),
+        "seed": description.get("seed"),
+        "objective": description.get("objective"),
+        "corpus_sha256": data["corpus_sha256"],
+        "regions": list(data["regions"]),
+        "row": data.get("row"),
+        "weights_sha256": result.get("weights_sha256"),
+        **{key: result.get(key) for key in kept},
+    }
+    plan = folder.resolve().parent.parent / PLAN
+    if plan.is_file():
+        told = read_plan(plan.parent, "write it again with headtohead study")
+        found["study"] = {key: told["study"].get(key) for key in ("name", "title", "question")}
+        found["text"] = told["data"].get("source")
+    return {key: value for key, value in found.items() if value is not None}

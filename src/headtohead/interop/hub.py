@@ -7,7 +7,7 @@ dequantises). Only safetensors are read: unpickling runs whatever code a file ho
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from headtohead.data.objectives.base import shares
 from headtohead.errors import UserError, about
 from headtohead.files import read_json, read_text, write_atomic
+from headtohead.interop.card import CARD, GGUF, ONNX, model_card
 from headtohead.interop.families import describe, to_ours, to_theirs
 from headtohead.interop.folders import PICKLES, Held, read_folder, read_tensors, refused, whole, write_folder
-from headtohead.interop.frame import Frame
-from headtohead.interop.own import MODEL_TYPE, fills, own_config, own_tensors, read_own, separate
+from headtohead.interop.own import MODEL_TYPE, own_config, own_tensors, read_own, separate
+from headtohead.interop.tokenizing import token_ids, write_json, write_tokenizer
 from headtohead.interop.tokens import ForeignTokenizer, foreign_frame, text_of
-from headtohead.model.architecture import Architecture
 from headtohead.model.budget import parameters
+from headtohead.validation import suggest
 
 INDEX, ONE_FILE = "model.safetensors.index.json", "model.safetensors"
 SLOW = ("vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
@@ -80,143 +80,67 @@ def described(folder: Path) -> str:
     return f"{a.name}, {depths}, {parameters(a)['total']:,} parameters"
 
 
-def export_network(run: Path, out: Path, format: str = "hf") -> str:
-    """Write a network as a folder that transformers loads; returns the class that its config names.
+def export_network(run: Path, out: Path, format: str = "hf", precision: str = "fp32") -> str:
+    """Hand a network over as a folder of one of `FORMATS`; returns what it is there.
 
-    That is a class of transformers where one computes exactly the same, and else our own (`modelling`).
+    hf: what transformers loads, by a class of transformers where one computes exactly the same, and else by our own
+    (`modelling`); its name is returned. gguf: what llama.cpp and Ollama run; its architecture there is returned.
+    onnx: the full pass as a graph. Each has a model card beside it.
+
+    precision: of a GGUF file's matrices, fp32 or bf16.
 
     Raises:
-        UserError: no network there, a format that isn't known, or `out` is there already.
+        UserError: no network there, a format or precision that isn't known, a network that the format can't say, or
+            `out` is there already.
     """
-    if format != "hf":
+    if format not in FORMATS:
+        raise UserError(f"there is no format '{format}' to export to: {suggest(format, FORMATS)}")
+    if precision not in PRECISIONS or (format != "gguf" and precision != "fp32"):
         raise UserError(
-            f"there is no format '{format}' to export to: 'hf', the folder that transformers loads"
+            f"--precision {precision}: a GGUF file has {' or '.join(PRECISIONS)}, and the other formats are in fp32"
         )
     held = read_folder(run)
+    with whole(out) as made:
+        found = FORMATS[format](made, held, precision)
+        write_atomic(made / CARD, model_card(held, format, found))
+    return found
+
+
+def _as_hf(made: Path, held: Held, _: str) -> str:
     a = held.architecture
     converted = to_theirs(a, held.weights) or (own_config(a, held.frame), own_tensors(held.weights))
     config, tensors = converted
     ids = token_ids(held.frame, separate(a))
-    with whole(out) as made:
-        write_json(made / "config.json", {**config, **ids, "dtype": "float32"})
-        if not config["architectures"][0].endswith(("Model", "MaskedLM")):
-            never = {"suppress_tokens": list(held.frame.never)} if held.frame.never else {}
-            write_json(made / "generation_config.json", {**ids, **never})
-        plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        write_atomic(made / ONE_FILE, safetensors.torch.save(plain, metadata={"format": "pt"}))
-        write_tokenizer(made, held)
+    write_json(made / "config.json", {**config, **ids, "dtype": "float32"})
+    if not config["architectures"][0].endswith(("Model", "MaskedLM")):
+        never = {"suppress_tokens": list(held.frame.never)} if held.frame.never else {}
+        write_json(made / "generation_config.json", {**ids, **never})
+    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    write_atomic(made / ONE_FILE, safetensors.torch.save(plain, metadata={"format": "pt"}))
+    write_tokenizer(made, held)
     return config["architectures"][0]
 
 
-def token_ids(frame: Frame, two_streams: bool) -> dict[str, Any]:
-    """What transformers calls the ids of a frame."""
-    found: dict[str, Any] = {"pad_token_id": frame.pad}
-    if frame.ends:
-        found["eos_token_id"] = list(frame.ends) if len(frame.ends) > 1 else min(frame.ends)
-    if frame.before:
-        found["bos_token_id"] = next(iter(frame.before))
-    if two_streams and frame.start:
-        found["decoder_start_token_id"], *forced = frame.start
-        if forced:
-            found["forced_bos_token_id"] = forced[0]
+def _as_gguf(made: Path, held: Held, precision: str) -> str:
+    from headtohead.interop import llamacpp
+
+    found = llamacpp.write_gguf(made / GGUF, held, precision)
+    write_atomic(made / "Modelfile", llamacpp.modelfile(GGUF, held))
     return found
 
 
-def write_tokenizer(folder: Path, held: Held) -> None:
-    """tokenizer.json and what `AutoTokenizer` needs beside it; nothing where the network has none."""
-    if held.tokenizer is None:
-        return
-    content = json.loads(held.tokenizer)
-    if "model" not in content:  # a study's bytes
-        content = bytes_as_tokenizer(content)
-    vocabulary = content["model"].get("vocab")
-    names = {i: name for name, i in vocabulary.items()} if isinstance(vocabulary, dict) else {}
-    names |= {token["id"]: token["content"] for token in content.get("added_tokens") or ()}
-    frame = held.frame
-    if content.get("post_processor") is None:
-        content["post_processor"] = around(frame, held.architecture, names)
-    wanted = {
-        "pad_token": frame.pad,
-        "eos_token": next(iter(frame.ends), None),
-        "bos_token": next(iter(frame.before), None),
-        "mask_token": frame.mask,
-    }
-    specials = {key: names[i] for key, i in wanted.items() if i is not None and i in names}
-    write_json(folder / "tokenizer.json", content)
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "padding_side": "left" if _writes_on(held.architecture, frame) else "right",
-        # Types say what is output, and a text alone isn't said to be input: the model decides.
-        "model_input_names": ["input_ids", "attention_mask"],
-    }
-    write_json(folder / "tokenizer_config.json", {**settings, **specials})
+def _as_onnx(made: Path, held: Held, _: str) -> str:
+    from headtohead.interop.graph import input_names, write_onnx
+
+    write_onnx(made / ONNX, held)
+    write_json(made / "config.json", own_config(held.architecture, held.frame))
+    write_tokenizer(made, held)
+    return f"{', '.join(input_names(separate(held.architecture)))} -> logits"
 
 
-def _writes_on(a: Architecture, frame: Frame) -> bool:
-    """Whether the output stands after the input, in the same row."""
-    return not separate(a) and not fills(a, frame)
-
-
-def around(frame: Frame, a: Architecture, names: Mapping[int, str]) -> dict[str, Any] | None:
-    """The tokenizer's step that puts a frame around a text; of a pair, the second is the output (type 1). None
-    where there is nothing to put, or a name is missing.
-    """
-    writes = _writes_on(a, frame)
-    start = frame.start if writes else ()
-    ids = (*frame.before, *frame.after, *start)
-    if not ids or any(i not in names for i in ids):
-        return None
-
-    def special(some: Sequence[int], kind: int) -> list[dict[str, Any]]:
-        return [{"SpecialToken": {"id": names[i], "type_id": kind}} for i in some]
-
-    def text(name: str, kind: int) -> dict[str, Any]:
-        return {"Sequence": {"id": name, "type_id": kind}}
-
-    shown, begun = shares(frame.given if writes else "input", ["A"])
-    single = [
-        *(*special(frame.before, 0), *(text(name, 0) for name in shown), *special(frame.after, 0)),
-        *(*special(start, 1), *(text(name, 1) for name in begun)),
-    ]
-    return {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": [*single, text("B", 1)],
-        "special_tokens": {names[i]: {"id": names[i], "ids": [i], "tokens": [names[i]]} for i in ids},
-    }
-
-
-def bytes_as_tokenizer(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokenizer.json of a study's byte tokenizer: byte-level BPE without a merge."""
-    from tokenizers import pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), key=_byte_of)
-    names = [*content["specials"], *alphabet, *content.get("extra", ())]
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    return {
-        "version": "1.0",
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": level,
-        "post_processor": None,
-        "decoder": level,
-        "model": {"type": "BPE", "vocab": {name: i for i, name in enumerate(names)}, "merges": []},
-    }
-
-
-def _byte_of(character: str) -> int:
-    """Which byte a character of the byte-level alphabet stands for: itself, where it is printable, else one of
-    those that are not, in order.
-    """
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    code = ord(character)
-    return code if code in printable else others[code - 256]
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+FORMATS: dict[str, Callable[[Path, Held, str], str]] = {"hf": _as_hf, "gguf": _as_gguf, "onnx": _as_onnx}
+"""What a network can be handed over as: what writes it into a folder."""
+PRECISIONS = ("fp32", "bf16")
 
 
 # ------------------------------------------------------------------------------------------------------------

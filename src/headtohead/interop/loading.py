@@ -14,13 +14,14 @@ from torch import Tensor
 
 from headtohead.errors import UserError, about
 from headtohead.generate.decoding import written_after
+from headtohead.generate.prompts import rows_of
 from headtohead.interop.folders import Held, read_folder, write_folder
 from headtohead.interop.frame import Frame
 from headtohead.interop.own import separate
 from headtohead.interop.scoring import framed_row, likelihood_of, nats_by_token, score_texts, token_bytes
 from headtohead.interop.tokens import Text, encoded_with_ends, text_of
 from headtohead.measure.lengths import Reader
-from headtohead.measure.likelihood import ROWS_AT_ONCE, Array, Likelihood, Scored, streams_of
+from headtohead.measure.likelihood import ROWS_AT_ONCE, Array, Likelihood, Scored
 from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Tokens
 from headtohead.model.reach import sees_its_answer
@@ -94,7 +95,7 @@ class Model:
             digest.update(hashlib.sha256(part.encode()).digest())
         for name, tensor in sorted(held.weights.items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().contiguous().view(torch.uint8).numpy())
+            digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:
@@ -235,9 +236,7 @@ class Model:
 
     def _rows(self, given: list[list[int]], answers: list[list[int]], more: int = 0) -> Mapping[str, Tokens]:
         """One example a row, for each stream; `more` tokens will be written."""
-        return streams_of(
-            self.architecture, given, answers, pad=self.frame.pad, device=self.network.device, more=more
-        )
+        return rows_of(self.architecture, given, answers, self.frame.pad, self.network.device, more)
 
 
 def _rows_of(ids: Ids) -> list[list[int]]:

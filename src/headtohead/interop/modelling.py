@@ -22,6 +22,7 @@ from headtohead.interop.configuring import HeadtoheadConfig
 from headtohead.interop.frame import Frame
 from headtohead.interop.keeping import GrowingCache
 from headtohead.interop.own import fills, separate
+from headtohead.interop.placing import placed, real_places
 from headtohead.model.batch import Tokens
 from headtohead.model.reach import sees_its_answer
 from headtohead.model.transformer import Transformer
@@ -123,7 +124,7 @@ class HeadtoheadPreTrainedModel(PreTrainedModel):
         self, ids: Tensor, mask: Tensor | None, types: Tensor | None, cache: GrowingCache | None
     ) -> Tokens:
         """New places of a row that holds input and output, after those that are kept."""
-        real = _real(ids, mask)
+        real = real_places(ids, mask)
         if types is not None:
             part = torch.where(types.expand_as(ids) > 0, OUTPUT, INPUT)
         elif cache is not None and len(cache):
@@ -135,14 +136,7 @@ class HeadtoheadPreTrainedModel(PreTrainedModel):
         if cache is not None and (there := cache.real(name)) is not None:
             before = there.sum(dim=1, keepdim=True)
             written = (there & (cache.part(name) == OUTPUT)).sum(dim=1, keepdim=True)
-        output = (part == OUTPUT) & real
-        return Tokens(
-            ids,
-            torch.where(real, before + real.cumsum(dim=1) - 1, 0),
-            torch.where(real, 0, PADDING),
-            part,
-            torch.where(output, written + output.cumsum(dim=1), 0),
-        )
+        return placed(ids, real, part, before, written)
 
     def _parts(self, ids: Tensor, real: Tensor, otherwise: int) -> Tensor:
         """Output from the first start token on; in rows without one, all is `otherwise`."""
@@ -163,15 +157,6 @@ class HeadtoheadPreTrainedModel(PreTrainedModel):
         if given is not None and not isinstance(given, GrowingCache):
             raise ValueError("the cache of a network of headtohead is the one that it returned")
         return GrowingCache(self.network) if given is None and use_cache else given
-
-
-def _real(ids: Tensor, mask: Tensor | None) -> Tensor:
-    """Which places hold a token (B, T). A mask may be of all places so far: the new ones are the last."""
-    if mask is None:
-        return torch.ones_like(ids, dtype=torch.bool)
-    if mask.dim() != 2:
-        raise ValueError(f"an attention_mask has the shape (rows, tokens), not {list(mask.shape)}")
-    return mask[:, -ids.shape[1] :].to(torch.bool)
 
 
 def _plain(unused: Mapping[str, Any]) -> None:
@@ -225,7 +210,7 @@ class HeadtoheadForCausalLM(HeadtoheadPreTrainedModel, GenerationMixin):
         ids = inputs if inputs is not None else kwargs.get("input_ids")
         if ids is not None and kwargs.get("token_type_ids") is None:
             mask = kwargs.get("attention_mask")
-            kwargs["token_type_ids"] = self._parts(ids, _real(ids, mask), INPUT)
+            kwargs["token_type_ids"] = self._parts(ids, real_places(ids, mask), INPUT)
         return super().generate(inputs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]  its protocol asks for what no model has
 
     def _update_model_kwargs_for_generation(
@@ -291,17 +276,10 @@ class _Separate(HeadtoheadPreTrainedModel):
             streams[first] = self._row(there, mask, torch.zeros_like(there), None)
             kept = streams[first].document != PADDING
         read = kept.sum(dim=1, keepdim=True)
-        real = _real(outputs, output_mask)
+        real = real_places(outputs, output_mask)
         before = cache.real(last) if cache is not None else None
         written = 0 if before is None else before.sum(dim=1, keepdim=True)
-        step = written + real.cumsum(dim=1)
-        streams[last] = Tokens(
-            outputs,
-            torch.where(real, read + step - 1, 0),
-            torch.where(real, 0, PADDING),
-            torch.full_like(outputs, OUTPUT),
-            torch.where(real, step, 0),
-        )
+        streams[last] = placed(outputs, real, torch.full_like(outputs, OUTPUT), read + written, written)
         known = {first: encoded} if encoded is not None and first in streams else None
         return self._states(streams, cache, known), encoded
 

@@ -24,7 +24,8 @@ from headtohead.data.objectives.windows import cut_at, windows
 from headtohead.data.shards import START
 from headtohead.data.tokenizers import Tokenizer
 from headtohead.errors import UserError
-from headtohead.measure.likelihood import Array, Likelihood, Row, streams_of, token_nats
+from headtohead.generate.prompts import rows_of
+from headtohead.measure.likelihood import Array, Likelihood, Row, token_nats
 from headtohead.measure.scoring import over_documents
 from headtohead.model.architecture import Architecture, Stream
 from headtohead.model.attention import Recorder
@@ -322,7 +323,7 @@ def attention_of(network: Transformer, rows: Sequence[Row], batch_size: int = 4)
         for at in range(0, len(rows), batch_size):
             some = rows[at : at + batch_size]
             parts = [list(row.shown) for row in some], [[*row.begun, *row.asked] for row in some]
-            streams = streams_of(a, *parts, pad=0, device=network.device)
+            streams = rows_of(a, *parts, 0, network.device)
             tokens = streams[stream.name]
             reducing: Any = _Reducing(a, streams, _predicting(tokens, stream, some), sums)
             network.hidden(streams, recorder=Recorder(reducing))

@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from headtohead.errors import UserError
+from headtohead.generate.prompts import rows_of
 from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Batch, Tokens
 from headtohead.model.transformer import Transformer
-from headtohead.model.visibility import INPUT, OUTPUT, PADDING
+from headtohead.model.visibility import PADDING
 
 Likelihood = Literal["exact", "pseudo"]
 Array = NDArray[np.float64]
@@ -116,7 +117,7 @@ def token_nats(
     def batch_of(numbers: Sequence[int]) -> tuple[Batch, list[tuple[int, int]]]:
         some = [rows[i] for i in numbers]
         parts = [list(r.shown) for r in some], [[*r.begun, *r.asked] for r in some]
-        streams = streams_of(a, *parts, pad=pad, device=network.device, left=left)
+        streams = rows_of(a, *parts, pad, network.device, left=left)
         firsts = [len(row.begun) - 1 + (0 if apart else len(row.shown)) for row in some]
         return _asking(
             streams, a, [(first, row.asked) for first, row in zip(firsts, some, strict=True)], left
@@ -159,7 +160,7 @@ def pseudo_nats(
     def batch_of(numbers: Sequence[int]) -> tuple[Batch, list[tuple[int, int]]]:
         some = [holes[i] for i in numbers]
         shown = [hidden(*hole) for hole in some]
-        streams = streams_of(a, shown, [[] for _ in some], pad=pad, device=network.device, left=left)
+        streams = rows_of(a, shown, [[] for _ in some], pad, network.device, left=left)
         at = [(texts[number].first + place, texts[number].ids) for number, place in some]
         return _asking(streams, a, [(place, [ids[place]]) for place, ids in at], left)
 
@@ -209,54 +210,3 @@ def _asking(
         targets[row, these], weights[row, these] = torch.tensor(ids, device=targets.device), 1
         places.append((first + shift, len(ids)))
     return Batch(streams, targets, weights, torch.zeros_like(targets), weights > 0), places
-
-
-def streams_of(
-    a: Architecture,
-    given: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    *,
-    pad: int,
-    device: torch.device,
-    left: bool = False,
-    more: int = 0,
-) -> Mapping[str, Tokens]:
-    """One example a row, for each stream: ids of its input part and of its output part; `more` tokens will be written.
-
-    Raises:
-        UserError: a stream has a row without a token, or there are more tokens than learned positions.
-    """
-    longest = max(len(n) + len(m) for n, m in zip(given, answers, strict=True)) + more
-    if a.context is not None and longest > a.context:
-        raise UserError(
-            f"{a.name} has learned positions for {a.context} tokens, and this needs {longest}: give less"
-        )
-    found: dict[str, Tokens] = {}
-    for stream in a.streams:
-        rows: list[list[tuple[int, int, int, int]]] = []
-        for n, m in zip(given, answers, strict=True):
-            all_input = [(token, at, INPUT, 0) for at, token in enumerate(n)]
-            all_output = [(token, len(n) + at, OUTPUT, 1 + at) for at, token in enumerate(m)]
-            held = {"input": all_input, "output": all_output, "both": all_input + all_output}
-            rows.append(held[stream.holds])
-        if not any(rows) or (stream.holds != "input" and not all(rows)):
-            raise UserError(f"{a.name}: a row without a token in stream '{stream.name}': give a text")
-        found[stream.name] = _padded(rows, pad, device, left)
-    return found
-
-
-def _padded(
-    rows: Sequence[Sequence[tuple[int, int, int, int]]], pad: int, device: torch.device, left: bool
-) -> Tokens:
-    """Rows of (id, position, part, step), padded as a layout pads them, or on the other side."""
-    width = max(map(len, rows))
-    table = torch.full((len(rows), width, 4), 0, device=device)
-    table[..., 0] = pad
-    document = torch.full((len(rows), width), PADDING, device=device)
-    for number, row in enumerate(rows):
-        if row:
-            first = width - len(row) if left else 0
-            table[number, first : first + len(row)] = torch.tensor(row, device=device)
-            document[number, first : first + len(row)] = 0
-    ids, position, part, step = table.unbind(-1)
-    return Tokens(ids, position, document, part, step)

@@ -65,14 +65,14 @@ def compared(
 
         with about(f"{by} {name}"):
             fits[name] = _fit(rows, asked, place, told)
-    document = {
+    answer = {
         "law": asked.law,
         "by": by,
         "arms": {name: fit.told for name, fit in fits.items()},
         "differences": [_difference(a, b, fits[a], fits[b], asked) for a, b in combinations(fits, 2)],
         "seconds": time.perf_counter() - start,
     }
-    return fits, _plain(document)
+    return fits, _plain(answer)
 
 
 def check(asked: Asked) -> None:
