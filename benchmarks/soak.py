@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 
@@ -171,7 +171,9 @@ def _stream(model: str) -> bytes:
     return _request(json.dumps(asked).encode())
 
 
-Reader, Writer, Chance = asyncio.StreamReader, asyncio.StreamWriter, random.Random
+Reader: TypeAlias = asyncio.StreamReader
+Writer: TypeAlias = asyncio.StreamWriter
+Chance: TypeAlias = random.Random
 
 
 async def no_request(r: Reader, w: Writer, model: str, chance: Chance) -> None:

@@ -45,7 +45,7 @@ def serve(
         int, typer.Option(metavar="N", parser=at_least(1), help="Texts written at once, for each model.")
     ] = 64,
     queue: Annotated[
-        int, typer.Option(metavar="N", parser=at_least(0), help="Texts that may wait, for each model.")
+        int, typer.Option(metavar="N", parser=at_least(0), help="Requests that may wait, for each model.")
     ] = 128,
     timeout: Annotated[
         int, typer.Option(metavar="SECONDS", parser=at_least(1), help="The longest that an answer may take.")

@@ -214,10 +214,12 @@ def _schema(app: FastAPI, models: Sequence[ServedModel], settings: Settings) -> 
             fields["model"]["enum"] = able
         for ids in _lists_of_ids(fields.get("prompt", fields.get("input", {}))):
             ids["items"]["maximum"] = min(model.model.architecture.vocabulary for model in models) - 1
-        for limited in ("max_tokens", "max_completion_tokens"):
+        most = {"max_tokens": settings.max_tokens, "max_completion_tokens": settings.max_tokens}
+        most["n"] = min(schema.MOST_CHOICES, settings.slots)
+        for limited, maximum in most.items():
             for side in fields.get(limited, {}).get("anyOf", ()):
                 if side.get("type") == "integer":
-                    side["maximum"] = settings.max_tokens
+                    side["maximum"] = maximum
     (named,) = made["paths"]["/v1/models/{name}"]["get"]["parameters"]
     named["schema"]["enum"] = [model.name for model in models]
     if settings.keys:

@@ -107,13 +107,8 @@ class ServedModel:
             Problem: more than may be asked for, or the prompt leaves no room for them.
         """
         assert self.engine is not None
-        if asked is not None and asked > settings.max_tokens:
-            raise Problem(
-                400,
-                f"{param}: {asked} tokens are more than the {settings.max_tokens} that may be asked for here",
-                code="max_tokens_too_large",
-                param=param,
-            )
+        if asked is not None:
+            self.check_most(asked, settings, param)
         room = min(self.engine.runner.capacity.values())
         if self.model.architecture.context is not None:
             room = min(room, self.model.architecture.context)
@@ -127,6 +122,17 @@ class ServedModel:
                 param=param,
             )
         return wanted
+
+    @staticmethod
+    def check_most(asked: int, settings: Settings, param: str) -> None:
+        """Raises Problem for more tokens than may be asked for."""
+        if asked > settings.max_tokens:
+            raise Problem(
+                400,
+                f"{param}: {asked} tokens are more than the {settings.max_tokens} that may be asked for here",
+                code="max_tokens_too_large",
+                param=param,
+            )
 
     def check(self, prompt: Prompt, how: Sampling) -> None:
         """Raises Problem for what the engine would not take."""

@@ -17,7 +17,7 @@ class Settings:
     """Limits and keys of a server.
 
     host, port: where it listens. keys: any of them lets a client in; none lets everybody. slots: texts that are
-    written at once, for each model; queue: texts that may wait for a slot, for each model, before others are told
+    written at once, for each model; queue: requests that may wait for a slot, for each model, before others are told
     to come again. context: tokens of a prompt and its answer together, in each stream. max_tokens: the most that an
     answer may be asked to have; default_tokens: what it has where nobody asked. request_seconds: the longest that
     it may take. body_bytes, body_seconds: of a request's body, and until it is there. headers, header_bytes: how

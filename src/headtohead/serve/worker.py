@@ -89,16 +89,16 @@ class Worker:
         assert model.engine is not None
         if not self.alive:
             raise Problem(503, STOPPING, headers={"Retry-After": "5"})
-        wanted = sum(how.rows for _, how in jobs)
-        if self._open[model.name] + wanted > model.engine.runner.slots + self._limit:
+        if self._open[model.name] >= model.engine.runner.slots + self._limit:
             raise Problem(
                 429,
-                f"{model.name} is writing all it can, and {self._limit} texts are waiting: come again in a moment",
+                f"{model.name} is writing all it can, and {self._limit} requests are waiting: come again in a moment",
                 code="queue_full",
                 headers={"Retry-After": "1"},
             )
-        self._open[model.name] += wanted
-        ticket = Ticket(model, jobs, asyncio.get_running_loop(), remaining=wanted)
+        self._open[model.name] += 1
+        choices = sum(how.n for _, how in jobs)
+        ticket = Ticket(model, jobs, asyncio.get_running_loop(), remaining=choices)
         self._commands.put(lambda: self._add(ticket))
         return ticket
 
@@ -106,14 +106,14 @@ class Worker:
         """Forget what is left of a request. Nothing happens where it is over."""
         if not ticket.over:
             ticket.over = True
-            self._open[ticket.model.name] -= sum(how.rows for _, how in ticket.jobs)
+            self._open[ticket.model.name] -= 1
             self._commands.put(lambda: self._drop(ticket))
 
     def close(self, ticket: Ticket) -> None:
         """Its answers have been read to the end."""
         if not ticket.over:
             ticket.over = True
-            self._open[ticket.model.name] -= sum(how.rows for _, how in ticket.jobs)
+            self._open[ticket.model.name] -= 1
 
     async def compute(self, what: Callable[[], Any]) -> Any:
         """Do something else in the worker's thread, between two steps.

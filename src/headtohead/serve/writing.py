@@ -93,6 +93,8 @@ def chat_order(asked: schema.ChatRequest, model: ServedModel, settings: Settings
     text = model.conversation(asked.messages)
     newer = asked.max_completion_tokens is not None
     most = asked.max_completion_tokens if newer else asked.max_tokens
+    if newer and asked.max_tokens is not None:  # the newer name counts, but the older must be right too
+        model.check_most(asked.max_tokens, settings, "max_tokens")
     named = "max_completion_tokens" if newer else "max_tokens"
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     return _order("chat.completion", asked, model, settings, [text], most, named, "messages", logprobs)
@@ -127,8 +129,8 @@ def _order(
         )
     n = asked.n or 1
     slots = model.engine.runner.slots
-    if len(prompts) * n > slots:
-        raise Problem(400, f"n: {len(prompts)} x {n} choices at once, and {slots} may be", param="n")
+    if n > slots:
+        raise Problem(400, f"n: {n} choices, and {slots} may be asked for here", param="n")
     temperature = 1.0 if asked.temperature is None else asked.temperature
     # Without chance each of n choices is the same: each is a job of its own.
     apart = n if temperature == 0 else 1
