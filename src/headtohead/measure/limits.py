@@ -33,20 +33,20 @@ def matmul_peak(dtype: torch.dtype = torch.bfloat16, seconds: float = 0.6) -> fl
     return best
 
 
-READ_BYTES = 1 << 28
-"""More than any cache holds, little enough to be read often in a second."""
+READ_BYTES = 2**28
+"""Far more than any cache holds."""
 
 
-def read_bandwidth(seconds: float = 0.6) -> float:
-    """Bytes/s that the CPU reads from memory, in about `seconds`, with the threads torch has now: the fastest of sums
-    over a tensor that no cache holds.
+def read_bandwidth(seconds: float = 0.5) -> float:
+    """Bytes per second of the fastest reading of memory seen in about `seconds`, with the threads torch has now: sums
+    over 256 MiB. The fastest counts, as in `matmul_peak`.
     """
-    x = torch.ones(READ_BYTES // 4)
-    x.sum()
+    memory = torch.ones(READ_BYTES // 4)
+    memory.sum()
     best, end = 0.0, time.perf_counter() + seconds
     while True:
         began = time.perf_counter()
-        x.sum()
+        memory.sum()
         now = time.perf_counter()
         best = max(best, READ_BYTES / (now - began))
         if now > end:
