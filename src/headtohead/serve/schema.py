@@ -49,7 +49,7 @@ class Writing(Asked):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE] | None = None
+    seed: Annotated[int, WHOLE] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
