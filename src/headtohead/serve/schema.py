@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MOST_CHOICES = 16
 MOST_STOPS = 4
+MOST_MESSAGES = 256
 MOST_LOGPROBS = 20
 
 
@@ -99,7 +100,7 @@ class Message(Asked):
 class ChatRequest(Writing):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1024)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
     max_tokens: Annotated[int, Field(ge=1, le=2**31), WHOLE] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31), WHOLE] | None = None
     logprobs: bool | None = None
