@@ -223,8 +223,8 @@ def _until_closed(wire: socket.socket) -> bool:
 
 
 def test_what_takes_too_long_ends(networks: Path) -> None:
-    with serving(networks, "causal", request_seconds=0.05) as running:
-        body = {**GOOD, "max_tokens": 64, "temperature": 0, "n": 8}
+    with serving(networks, "causal", request_seconds=0.05, context=8192, max_tokens=8000) as running:
+        body = {**GOOD, "max_tokens": 8000, "temperature": 0, "n": 8}
         check(running.post("/v1/completions", **body), 504, "took longer than 0.05 s")
         lines = running.post("/v1/completions", **body, stream=True).text.strip().split("\n\n")
         assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "timeout"
@@ -378,7 +378,7 @@ def _stopped(networks: Path) -> float:
             line = process.stderr.readline()
             assert line, "it ended"
         url = line.split()[0]
-        body = {"model": "small", "prompt": "a", "max_tokens": 5900, "temperature": 1.0, "stream": True}
+        body = {"model": "small", "prompt": "a", "max_tokens": 5900, "temperature": 0, "stream": True}
         with httpx.stream("POST", url + "/v1/completions", json=body, timeout=60) as answer:
             lines = answer.iter_lines()
             assert next(lines).startswith("data: ")
