@@ -162,6 +162,21 @@ def test_rolling_windows_score_each_token_once(tmp_path: Path) -> None:
             assert told == pytest.approx(-nats, abs=NATS)
 
 
+def test_contexts_are_cut_for_what_is_written_and_draws_come_back(tmp_path: Path) -> None:
+    for a in WRITERS:
+        write_folder(tmp_path / a.name, held(a))
+        lm = HeadtoheadLM(tmp_path / a.name, max_length=64)
+        context = prose(3, 200).strip()
+        (told,) = lm.generate_until([request(context, {"max_gen_toks": 20})], disable_tqdm=True)
+        # Mode, <start> and 20 bytes leave 43 of 65.
+        assert told == lm.model.generate(context.encode()[-43:].decode("utf-8", "ignore"), max_tokens=20)
+        drawn = [
+            request(context, {"max_gen_toks": 20, "do_sample": True, "temperature": 3.0, "top_k": 9})
+        ] * 2
+        first, second = lm.generate_until(drawn, disable_tqdm=True)
+        assert first == second != told
+
+
 def test_greedy_is_what_is_written(tmp_path: Path) -> None:
     write_folder(tmp_path / "model", held(WRITERS[1]))
     lm = HeadtoheadLM(tmp_path / "model")
@@ -192,7 +207,11 @@ def test_what_cannot_be_is_told(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=match):
             HeadtoheadLM(tmp_path / "model", **how)
     lm = HeadtoheadLM(tmp_path / "model")
-    for settings, match in (({"top_k": 3}, "knows no top_k"), ({"do_sample": True}, "writes greedily")):
+    for settings, match in (
+        ({"num_beams": 3}, "knows no num_beams: it knows do_sample"),
+        ({"max_gen_toks": 5000}, "leaves no room for a context in max_length = 2048"),
+        ({"do_sample": True, "top_p": 2.0}, "generation_kwargs: top_p = 2.0"),
+    ):
         with pytest.raises(UserError, match=match):
             lm.generate_until([request("a", settings)])
 
