@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.study.short_study import STUDY, finish, write_study
+from tests.study.short_study import STUDY, finish, start, write_study
 
 from headtohead.errors import UserError
 from headtohead.study.loading import load
@@ -183,3 +186,24 @@ def test_searched_and_compared(tmp_path: Path) -> None:
     assert (out / "results.jsonl").read_bytes() == before
     assert "9 of them finished before" in again
     assert "tuning" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_in_its_search_and_again_after_it(tmp_path: Path) -> None:
+    """`kill -9` of everything, once while rates are searched and once in the full runs: the same results.jsonl."""
+    file, _, text = write_study(tmp_path)
+    file.write_text(SEARCHING, encoding="utf-8")
+    short = ("--set", "rungs.full.steps=30")
+    finish(file, text, tmp_path / "whole", *short)
+    out = tmp_path / "out"
+    for rung in ("tuning", "full"):
+        process = start(file, text, out, *short)
+        while not list(out.glob(f"runs/{rung}-*/result.json")):
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    finish(file, text, out, *short)
+    for name in ("results.jsonl", "tuning.jsonl"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -126,7 +126,7 @@ def judge(
         UserError: runs that were scored on different text; a claim whose rule doesn't fit its contrasts.
     """
     margin: float = study["margin"]
-    regions: list[str] = list(study["data"]["regions"])
+    regions: list[str] = judged_regions(study)
     arms: list[str] = [arm["key"] for arm in study["arms"]]
     full = {(r["arm"], r["seed"]): r for r in results if r.get("rung") == "full"}
     finished = {key: r for key, r in full.items() if r.get("status") == "finished"}
@@ -179,7 +179,7 @@ def detectable_before(study: Mapping[str, Any], documents: int, components: Comp
         seeds=len(study["seeds"]),
         documents=documents,
         comparisons=sum(
-            _scored_in(p, region, study) for p in _planned(study) for region in study["data"]["regions"]
+            _scored_in(p, region, study) for p in _planned(study) for region in judged_regions(study)
         ),
     )
 
@@ -187,6 +187,16 @@ def detectable_before(study: Mapping[str, Any], documents: int, components: Comp
 def _plain(value: float) -> str:
     """To three decimals, without a zero's sign."""
     return f"{value:.3f}".replace("-0.000", "0.000")
+
+
+RISE = "rise"
+"""Judged as a region: what the longest of the lengths that runs are scored at costs more than the training length."""
+
+
+def judged_regions(study: Mapping[str, Any]) -> list[str]:
+    """The study's regions, and the rise where lengths are scored."""
+    regions = list(study["data"]["regions"])
+    return [*regions, RISE] if study.get("evaluation", {}).get("lengths") else regions
 
 
 # -- from results to tables
@@ -219,6 +229,7 @@ def _planned(study: Mapping[str, Any]) -> list[_Planned]:
 def _scored_in(planned: _Planned, region: str, study: Mapping[str, Any]) -> bool:
     ends = (planned.contrast.arm_from, planned.contrast.arm_to)
     own = [arm.get("regions") for arm in study["arms"] if arm["key"] in ends]
+    region = "continuation" if region == RISE else region
     return all(regions is None or region in regions for regions in own)
 
 
@@ -239,18 +250,16 @@ def _scores(
     finished: Mapping[tuple[str, int], Result], arms: Sequence[str], seeds: Sequence[int], region: str
 ) -> Scores | None:
     """The table of one region, None while there is no run. Documents of one group are added up."""
-    finished = {key: r for key, r in finished.items() if region in r["documents"]["bytes"]}
-    if not finished:
+    found = {key: about for key, r in finished.items() if (about := _documents(r, region)) is not None}
+    if not found:
         return None
-    first_key, first = next(iter(finished.items()))
-    about = first["documents"]
+    first_key, about = next(iter(found.items()))
     names, sizes = about["names"], np.array(about["bytes"][region], dtype=np.float64)
     groups = about.get("groups", names)
     clusters = list(dict.fromkeys(groups))
     member = np.array([[g == cluster for g in groups] for cluster in clusters], dtype=np.float64)
     bits = np.full((len(arms), len(seeds), len(clusters)), math.nan)
-    for (arm, seed), result in finished.items():
-        there = result["documents"]
+    for (arm, seed), there in found.items():
         if there["names"] != names or there["bytes"][region] != about["bytes"][region]:
             raise UserError(
                 f"the runs of {arm} (seed {seed}) and {first_key[0]} (seed {first_key[1]}) were scored on "
@@ -267,6 +276,22 @@ def _scores(
         bits[:, :, kept],
         whole[kept],
     )
+
+
+def _documents(result: Result, region: str) -> Mapping[str, Any] | None:
+    """What a run needed for each document of a region; None where it isn't scored there. Of the rise, stretches of text
+    are the documents.
+    """
+    if region != RISE:
+        return result["documents"] if region in result["documents"]["bytes"] else None
+    found = result.get("length_blocks")
+    if found is None or len(found["bits"]) < 2:
+        return None
+    lengths = sorted(found["bits"], key=float)
+    one, longest = (found["bits"][length] for length in (lengths[0], lengths[-1]))
+    names = [f"stretch {number}" for number in range(1, len(one) + 1)]
+    rise = [after - before for before, after in zip(one, longest, strict=True)]
+    return {"names": names, "bytes": {RISE: found["bytes"]}, "bits": {RISE: rise}}
 
 
 def _kinds(finished: Mapping[tuple[str, int], Result]) -> dict[str, str]:

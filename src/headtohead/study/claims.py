@@ -193,11 +193,19 @@ def _of_ladder(folder: Path, plan: Mapping[str, Any], studies: Path) -> list[Tri
         pairs = told["laws"].get(ladders.LAWS[0].name, {}).get("differences", ())
         evidence = [
             Evidence(
-                f"{pair['from']} → {pair['to']}", name, value, *(pair["intervals"].get(name) or (None, None)), "", None,
-                "exponent" if name != "E" else "irreducible loss", "",
+                arms=f"{pair['from']} → {pair['to']}",
+                where=name,
+                value=value,
+                low=(pair["intervals"].get(name) or (None, None))[0],
+                high=(pair["intervals"].get(name) or (None, None))[1],
+                detectable="",
+                value_of_input=None,
+                outcome="irreducible loss" if name == "E" else "exponent",
+                sentence="",
             )
-            for pair in pairs for name, value in pair["parameters"].items()
-        ]  # fmt: skip
+            for pair in pairs
+            for name, value in pair["parameters"].items()
+        ]
         found.append(
             Trial(
                 folder=folder,

@@ -97,6 +97,8 @@ def contents(page: Page, judgement: Judgement) -> dict[str, Any]:
         ("results", "Bits per byte", bool(page.shown)),
         ("contrasts", "Contrasts", bool(drawn)),
         ("curves", "Learning curves", has_curves),
+        ("lengths", "Longer text", any(page.at_lengths(arm) for arm in page.arms)),
+        ("elsewhere", "Other texts", bool(page.elsewhere)),
         ("seen", "Who sees whom", True),
         ("rates", "Learning rates", bool(page.plan.get("rates"))),
         ("ledger", "Ledger", bool(page.shown)),
@@ -128,6 +130,10 @@ def contents(page: Page, judgement: Judgement) -> dict[str, Any]:
         "baselines": page.baselines,
         "all_tokens": [(arm, v) for arm in page.arms if (v := page.all_tokens(arm)) is not None],
         "differences": judgement.differences,
+        "judged": page.judged,
+        "elsewhere": _elsewhere(page),
+        "elsewhere_names": page.elsewhere,
+        "lengths": [(arm, found) for arm in page.arms if (found := page.at_lengths(arm))],
         "compared": bool(drawn),
         "has_strips": any(c.evidence for c in judgement.claims),
         "has_curves": has_curves,
@@ -209,6 +215,25 @@ def _table(page: Page, judgement: Judgement) -> list[dict[str, Any]]:
             )
         rows.append({"arm": arm, "cells": cells, "mismatch": mismatch})
     return rows
+
+
+def _elsewhere(page: Page) -> list[dict[str, Any]]:
+    """For each region its arms, and for each of them its own text and the others."""
+    return [
+        {
+            "region": region,
+            "rows": [
+                {
+                    "arm": arm,
+                    "here": sum(bits) / len(bits),
+                    "there": [page.out_of_domain(arm, name, region) for name in page.elsewhere],
+                }
+                for arm in page.arms_shown
+                if (bits := page.bits(arm, region))
+            ],
+        }
+        for region in page.regions
+    ]
 
 
 def _caption(arm: Arm) -> str:

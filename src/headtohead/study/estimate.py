@@ -46,7 +46,7 @@ def show(
     with tempfile.TemporaryDirectory(prefix="headtohead-") as folder:
         data = prepare(plan, source, Path(folder) / "data", lambda line: None)
         check_rows(Path(folder) / "data", plan.data)
-        windows = scored_windows(plan, rates)
+        windows = scored_windows(plan, rates, data)
         scored = scored_rows(Path(folder) / "data", plan, data["regions"], windows)
         lengths = training_lengths(Path(folder) / "data", data["stores"])
         seeds = (rates.seed,) if rates else (*plan.seeds, *(plan.tuning.seeds if plan.tuning else ()))
@@ -64,7 +64,7 @@ def show(
             own = part.of_arms(arm_costs(basis))
             runs = [run for run in runs if run.arm in own]
         else:
-            runs = part.ofruns_table(runs)
+            runs = part.of_runs(runs)
     console.print(f"[bold]{(rates or plan).title}[/bold]")
     if not rates:
         console.print(plan.question)

@@ -71,6 +71,15 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """One arm's bits per byte at multiples of the window that was trained on: (multiple, bits per byte)."""
+
+    arm: str
+    ink: Ink
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
 class Search:
     """One arm's search: what each learning rate gave, which was best, and if on the edge; the optimum."""
 
@@ -406,3 +415,27 @@ def searches(arms: Sequence[Search], height: int = 280) -> alt.LayerChart:
 
 def _last(arm: Search) -> float:
     return next((v for v in reversed(arm.bits_per_byte) if math.isfinite(v)), 0.0)
+
+
+# --------------------------------------------------------------------------------------------------------
+# Lengths
+
+
+def lengths(arms: Sequence[Lengths]) -> alt.LayerChart:
+    """Each arm's bits per byte by length, as multiples of the training window."""
+    rows = [{"arm": a.arm, "times": times, "value": value} for a in arms for times, value in a.points]
+    x = alt.X("times:Q", scale=alt.Scale(type="log", base=2), title="length, of the window trained on")
+    y = alt.Y("value:Q", scale=alt.Scale(zero=False), title=BITS)
+    base = alt.Chart(inline(rows)).encode(
+        x=x, y=y, color=colour_of(arms), tooltip=["arm:N", *numbers("times", "value")]
+    )
+    line = base.mark_line(strokeWidth=2).encode(
+        strokeDash=alt.StrokeDash("arm:N", legend=None, scale=_dashes(arms))
+    )
+    marks = base.mark_point(filled=True, size=55, opacity=1).encode(shape=shape_of(arms))
+    names = [{"arm": a.arm, "times": a.points[-1][0], "value": a.points[-1][1]} for a in arms if a.points]
+    return chart_of(alt.layer(line, marks, *names_beside(names, x, y, colour_of(arms))), 280)
+
+
+def _dashes(arms: Sequence[Lengths]) -> alt.Scale:
+    return alt.Scale(domain=[a.arm for a in arms], range=[list(a.ink.dash) for a in arms])

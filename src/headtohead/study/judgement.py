@@ -107,7 +107,10 @@ def judge(page: Page) -> Judgement:
     Raises:
         UserError: runs that were scored on different text, or a claim whose rule doesn't fit its contrasts.
     """
-    study = {**page.study, "data": {**page.study["data"], "regions": page.regions}}
+    study = {
+        **page.study,
+        "data": {**page.study["data"], "regions": page.regions},
+    }  # those of the user's pairs
     undeclared = undeclared_differences(page.results, study)
     refused: dict[str, list[str]] = {}
     for difference in undeclared:

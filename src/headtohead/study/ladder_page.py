@@ -107,9 +107,9 @@ class LadderPage:
     def csv(self) -> str:
         """The rows as CSV."""
         out = io.StringIO()
-        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([row[column] for column in COLUMNS] for row in self.rows)
         return out.getvalue()
 
 

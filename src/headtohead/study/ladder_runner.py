@@ -28,7 +28,17 @@ from headtohead.study.prepare import Source, check_rows, prepare
 from headtohead.study.results import check_earlier, write_results
 from headtohead.study.runner import basis_of, check_material, keep_promises, record_of, supervised
 from headtohead.study.schedule import Run
+from headtohead.study.texts import source_of
 from headtohead.study.tuning import searched
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the command line said of the text."""
+
+    text: Sequence[Path]
+    pairs: Path | None
+    field: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class Asked:
 
     file: Path
     overrides: Sequence[str]
-    source: Source
+    words: Words
     out: Path | None
     workers: int | None
     dry_run: bool
@@ -51,10 +61,11 @@ def run(asked: Asked) -> None:
         UserError: as a study does.
     """
     ladder, plan = load_ladder(asked.file, asked.overrides)
+    source = source_of(plan.data, asked.words.text, asked.words.pairs, asked.words.field)
     with about(asked.file):
         arms = matched_arms(plan)
     if asked.dry_run:
-        _show(asked, ladder, plan, arms)
+        _show(asked, source, ladder, plan, arms)
         return
     for matched in arms.values():
         if reason := too_large(matched.arm, matched.architecture, plan.optimizer(matched.arm)):
@@ -62,8 +73,8 @@ def run(asked: Asked) -> None:
     folder = asked.out or Path("runs") / ladder.name
     with FolderLock(folder), closing(asked.where):
         asked.where.open(folder)
-        check_material(folder, plan, asked.source)
-        data = prepare(plan, asked.source, folder / "data", print)
+        check_material(folder, plan, source)
+        data = prepare(plan, source, folder / "data", print)
         check_rows(folder / "data", plan.data)
         basis = basis_of(plan, arms, data, folder / "data", None)
         work = supervised(folder, asked.workers or asked.where.slots(), asked.where)
@@ -73,7 +84,7 @@ def run(asked: Asked) -> None:
                 asked.file, asked.overrides, plan, None, arms, data, basis, runs, dict(rates), found
             )
             keep_promises(folder, record)
-            extra = {"ladder": ladder.model_dump(mode="json", by_alias=True)}
+            extra: dict[str, Any] = {"ladder": ladder.model_dump(mode="json", by_alias=True)}
             if found is not None:
                 extra["left_out"] = [list(entry) for entry in ladder_runs(ladder, basis, rates).left_out]
             text = json.dumps({**record, **extra}, indent=1, ensure_ascii=False) + "\n"
@@ -85,7 +96,8 @@ def run(asked: Asked) -> None:
             written(tried, {}, None)
         work(tried, f"{ladder.title}: tuning", None)
         keys = dict.fromkeys(run.arm for run in tried)
-        found = searched(ladder.tuning, dict.fromkeys(keys, data["regions"]), write_results(folder, tried))
+        regions: dict[str, Sequence[str]] = {key: data["regions"] for key in keys}
+        found = searched(ladder.tuning, regions, write_results(folder, tried))
         optima = {key: found["arms"][key]["optimum"] for key in keys}
         rates = rates_of(ladder, _sizes(arms), optima)
         rungs = ladder_runs(ladder, basis, rates)
@@ -98,12 +110,12 @@ def _sizes(arms: Mapping[str, Matched]) -> dict[str, int]:
     return {key: matched.parameters["total"] for key, matched in arms.items()}
 
 
-def _show(asked: Asked, ladder: Ladder, plan: Study, arms: Mapping[str, Matched]) -> None:
+def _show(asked: Asked, source: Source, ladder: Ladder, plan: Study, arms: Mapping[str, Matched]) -> None:
     """Print the runs, what they cost, and what is left out. The text is prepared in a temporary folder."""
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="headtohead-") as place:
         folder = Path(place) / "data"
-        data = prepare(plan, asked.source, folder, lambda line: None)
+        data = prepare(plan, source, folder, lambda line: None)
         check_rows(folder, plan.data)
         basis = basis_of(plan, dict(arms), data, folder, None)
     optima = {
@@ -115,7 +127,7 @@ def _show(asked: Asked, ladder: Ladder, plan: Study, arms: Mapping[str, Matched]
     tried = tuning_runs(ladder, basis)
     console.print(f"[bold]{ladder.title}[/bold]")
     console.print(ladder.question)
-    console.print(f"Text: {asked.source.material.source}.")
+    console.print(f"Text: {source.material.source}.")
     for key, matched in arms.items():
         off = "" if matched.mismatch is None else f", {matched.mismatch:+.2%} of {matched.matched_to}"
         depth = "+".join(map(str, matched.architecture.depths))

@@ -20,6 +20,7 @@ import numpy as np
 
 from headtohead.errors import UserError
 from headtohead.files import read_text
+from headtohead.measure.verdicts import judged_regions
 from headtohead.model.architecture import Architecture
 from headtohead.study.figures import Curve
 from headtohead.study.palette import Ink, inks
@@ -97,6 +98,39 @@ class Page:
     @cached_property
     def regions(self) -> list[str]:
         return list(self.plan["data"].get("regions") or self.study["data"]["regions"])
+
+    @cached_property
+    def judged(self) -> list[str]:
+        """What contrasts are judged in: the regions, and the rise where lengths are scored."""
+        return judged_regions({**self.study, "data": {"regions": self.regions}})
+
+    @cached_property
+    def elsewhere(self) -> list[str]:
+        """The texts out of the domain that runs are scored on."""
+        return list(dict.fromkeys(name for line in self.shown for name in line.get("out_of_domain", ())))
+
+    def out_of_domain(self, arm: Arm, name: str, region: str) -> float | None:
+        """The mean over the arm's shown runs."""
+        found = [line.get("out_of_domain", {}).get(name, {}).get(region) for line in self.of(arm)]
+        values = [value for value in found if value is not None]
+        return sum(values) / len(values) if values else None
+
+    def at_lengths(self, arm: Arm) -> list[dict[str, Any]]:
+        """The arm's figures at each length, means over its shown runs; `refused` where it has no such positions."""
+        runs = [line["lengths"] for line in self.of(arm) if "lengths" in line]
+        found = []
+        for at in zip(*runs, strict=False):
+            one = {"times": at[0]["times"], "bytes": at[0]["bytes"], "refused": at[0].get("refused")}
+            for key in ("bits_per_byte", "rise"):
+                values = [run[key] for run in at if run.get(key) is not None]
+                one[key] = sum(values) / len(values) if values else None
+            for key in ("local", "cross_local", "input"):
+                shares = [
+                    run["attention"][key] for run in at if (run.get("attention") or {}).get(key) is not None
+                ]
+                one[key] = sum(shares) / len(shares) if shares else None
+            found.append(one)
+        return found
 
     @cached_property
     def arms(self) -> list[Arm]:

@@ -58,6 +58,8 @@ Key = Annotated[str, AfterValidator(_key)]
 """What names a folder, a column and a `--set` path: lower-case letters, digits and hyphens."""
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Region = Literal["continuation", "restoration", "holes"]
+RISE = "rise"
+"""What the longest of `evaluation.lengths` costs more than the training length: judged as a region is."""
 IN_PLACE = ("holes",)
 """Regions whose answers stand in the text: scored for networks that fill holes, and for no others."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -99,8 +101,15 @@ class Frozen(BaseModel):
 
 
 class DataSettings(Frozen):
-    """From documents to rows. Sizes of `row` and `side` are tokens, `window_bytes` is bytes of text."""
+    """From documents to rows. Sizes of `row` and `side` are tokens, `window_bytes` is bytes of text.
 
+    `text`: where nothing else is given, data that was fetched by name, or a path (`texts`). `out_of_domain`: texts of
+    the same forms that every run is scored on too, `out_of_domain_windows` of each region.
+    """
+
+    text: Text | None = None
+    out_of_domain: Listed[Text] = ()
+    out_of_domain_windows: PositiveInt = 200
     tokenizer: Literal["bpe", "bytes"] = "bpe"
     vocabulary: PositiveInt = 2048
     window_bytes: int = Field(ge=16)
@@ -276,7 +285,7 @@ class Claim(Frozen):
     source: str = ""
     rule: Rule
     contrasts: Listed[Key] = Field(min_length=1)
-    regions: Listed[Region] | None = Field(default=None, min_length=1)
+    regions: Listed[Region | Literal["rise"]] | None = Field(default=None, min_length=1)
     supported_by: str = ""
     contradicted_by: str = ""
 
@@ -342,7 +351,12 @@ class Tuning(Frozen):
 
 
 class Evaluation(Frozen):
-    """What is scored, in windows for each region. A curve's points are scored on the tuning split."""
+    """What is scored, in windows for each region. A curve's points are scored on the tuning split.
+
+    `lengths`: multiples of the window that continuations are scored at too, ascending from 1 (`measure.lengths`), on
+    `length_blocks` stretches of the test split, each as long as the longest. The region `rise` is then what the
+    longest costs more than 1.
+    """
 
     swaps: ClassVar[bool] = True
     """Whether outputs are also scored with wrong inputs, which takes held-out text of two documents or more."""
@@ -352,6 +366,16 @@ class Evaluation(Frozen):
     rows_per_batch: PositiveInt = 16
     prompts: int = Field(default=3, ge=0)
     prompt_tokens: PositiveInt = 48
+    lengths: Listed[float] = ()
+    length_blocks: PositiveInt = 24
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        if self.lengths and (
+            list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] != 1 or len(self.lengths) < 2
+        ):
+            raise ValueError("lengths: write multiples of the window, ascending from 1, such as [1, 2, 4, 8]")
+        return self
 
 
 class Study(Frozen):
@@ -389,6 +413,8 @@ class Study(Frozen):
             )
         for arm in self.arms:
             self._check_regions(arm)
+        if self.evaluation.lengths and "continuation" not in self.data.regions:
+            raise ValueError("evaluation.lengths are of continuations: put 'continuation' among data.regions")
         names = [contrast.name for contrast in self.contrasts]
         _unique(names, "contrasts")
         _unique([claim.key for claim in self.claims], "claims")
@@ -421,10 +447,11 @@ class Study(Frozen):
                     raise ValueError(
                         f"claim '{claim.key}' rests on a contrast '{name}': {suggest(name, names)}"
                     )
+            judged = [*self.data.regions, *((RISE,) if self.evaluation.lengths else ())]
             for region in claim.regions or ():
-                if region not in self.data.regions:
+                if region not in judged:
                     raise ValueError(
-                        f"claim '{claim.key}' is about a region '{region}': {suggest(region, self.data.regions)}"
+                        f"claim '{claim.key}' is about a region '{region}': {suggest(region, judged)}"
                     )
             if claim.rule == "steadier" and self.tuning is None:
                 raise ValueError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Source:
     """What the study reads: a corpus of documents, or the user's pairs."""
 
     material: Corpus | Pairs
+    beyond: Mapping[str, Corpus] = field(default_factory=dict)
+    """Texts out of its domain, by name, that runs are scored on too."""
 
     @property
     def regions(self) -> tuple[str, ...] | None:
@@ -72,10 +74,14 @@ def read_source(text: Sequence[Path], pairs: Path | None, field: str) -> Source:
 
 def fingerprint(study: Study, source: Source, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
     """What decides the prepared data: the text and every setting that cuts it, and a tokenizer that is given."""
-    settings = study.data.model_dump(mode="json")
+    elsewhere = {"text", "out_of_domain", "out_of_domain_windows"}  # they don't cut this text
+    settings = study.data.model_dump(mode="json", exclude=elsewhere)
     found = {"corpus_sha256": source.material.sha256, **settings, "regions": list(regions(study, source))}
     own = [objective.model_dump(mode="json") for objective in study.own_objectives.values()]
     given = {} if tokenizer is None else {"given_tokenizer": tokenizer.sha256}
+    beyond = {name: corpus.sha256 for name, corpus in source.beyond.items()}
+    if beyond:
+        given = {**given, "out_of_domain": beyond, "out_of_domain_windows": study.data.out_of_domain_windows}
     return {"format": FORMAT, **found, **given, **({"objectives": own} if own else {})}
 
 
@@ -190,7 +196,9 @@ def _prepare(
     tokenizer.save(folder / "tokenizer.json")
     for part, store in stores.items():
         store.save(folder, part)
+    beyond = {} if not source.beyond else {"out_of_domain": _beyond(study, source, found, folder, tokenizer)}
     return {
+        **beyond,
         "name": material.name,
         "source": material.source,
         "corpus_sha256": material.sha256,
@@ -207,6 +215,35 @@ def _prepare(
         },
         "regions": list(found),
     }
+
+
+def _beyond(
+    study: Study, source: Source, found: Sequence[str], folder: Path, tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """A store for each text out of the domain: windows from the beginnings of at most 50 of its documents, evenly."""
+    settings, told = study.data, {}
+    if isinstance(source.material, Pairs):
+        raise UserError(
+            "texts out of the domain stand beside text, not beside pairs: leave data.out_of_domain out"
+        )
+    objectives = [settings.objective(region) for region in found]
+    for number, (name, corpus) in enumerate(source.beyond.items()):
+        places = np.unique(np.linspace(0, len(corpus.documents) - 1, min(50, len(corpus.documents))).round())
+        each = settings.window_bytes * (1 + settings.out_of_domain_windows // len(places))
+        some = [replace(d, text=d.text[:each]) for d in (corpus.documents[int(i)] for i in places)]
+        store = examples(
+            some, objectives, tokenizer, settings.window_bytes, every_region=True, fits=settings.fits
+        )
+        part = f"beyond-{number}"
+        store.save(folder, part)
+        sha256 = read_json(folder / f"{part}.json", "the prepared data")["sha256"]
+        told[name] = {
+            "store": part,
+            "sha256": sha256,
+            "source": corpus.source,
+            "corpus_sha256": corpus.sha256,
+        }
+    return told
 
 
 def _tokenizer(settings: DataSettings, texts: Any, extra: Sequence[str] = ()) -> Tokenizer:
@@ -318,7 +355,8 @@ def scored_rows(
     for part, count in windows.items():
         store = ExampleStore.open(folder, part)
         scored = [store[int(i)] for i in held_out(store, count, regions)]
-        for example in (*scored, *(wrong_inputs(scored) if study.evaluation.swaps else ())):
+        swapped = study.evaluation.swaps and part in SCORED_PARTS
+        for example in (*scored, *(wrong_inputs(scored) if swapped else ())):
             for way in ways:
                 if way is not None and way.in_place != example.in_place:
                     continue  # scored for those that answer it: in place, or after the input

@@ -93,6 +93,17 @@ def _charts(page: Page, judgement: Judgement) -> dict[str, alt.LayerChart]:
                 charts[f"curves-{region}-{x}"] = figures.curves(
                     curves, title, page.baselines_of(region), page.threshold(region)
                 )
+    lines = [
+        figures.Lengths(
+            arm.key,
+            arm.ink,
+            tuple((at["times"], at["bits_per_byte"]) for at in found if at["bits_per_byte"] is not None),
+        )
+        for arm in page.arms
+        if (found := page.at_lengths(arm))
+    ]
+    if lines:
+        charts["lengths"] = figures.lengths(lines)
     if page.plan.get("rates"):
         found = page.plan["rates"]["arms"]
         searches = [

@@ -35,7 +35,6 @@ from headtohead.study.prepare import (
     fingerprint,
     prepare,
     read_data,
-    read_source,
     rows_in_pass,
     scored_rows,
     training_lengths,
@@ -43,6 +42,7 @@ from headtohead.study.prepare import (
 from headtohead.study.results import check_earlier, read_plan, write_results
 from headtohead.study.schedule import Basis, Run, arm_costs, comparison, scored_windows, search, trials
 from headtohead.study.supervisor import Supervisor
+from headtohead.study.texts import source_of
 from headtohead.study.tuning import chosen as chosen_of
 from headtohead.study.tuning import for_horizon, grid_of, searched
 from headtohead.study.versions import versions
@@ -74,14 +74,14 @@ def study(
 
         if shard is not None:
             raise UserError(f"--shard {shard}: {file} is a ladder, whose sizes share their search")
-        source = read_source(text, pairs, field)
-        ladder_runner.run(ladder_runner.Asked(file, overrides, source, out, workers, dry_run, where))
+        words = ladder_runner.Words(text, pairs, field)
+        ladder_runner.run(ladder_runner.Asked(file, overrides, words, out, workers, dry_run, where))
         return
     plan, rates = load(file, overrides)
     part = None if shard is None else Shard.parse(shard)
     if part is not None and rates is not None:
         raise UserError(f"--shard {part}: {file} is a search of learning rates, whose runs belong together")
-    source = read_source(text, pairs, field)
+    source = source_of(plan.data, text, pairs, field)
     with about(file.parent / rates.study if rates else file):
         arms = matched_arms(plan)
     if dry_run:
@@ -181,7 +181,7 @@ def basis_of(
     lengths = training_lengths(folder, data["stores"])
     seeds = (rates.seed,) if rates else (*plan.seeds, *(plan.tuning.seeds if plan.tuning else ()))
     rows = {seed: rows_in_pass(lengths, seed, plan.data.row, plan.data.side) for seed in seeds}
-    scored = scored_rows(folder, plan, data["regions"], scored_windows(plan, rates))
+    scored = scored_rows(folder, plan, data["regions"], scored_windows(plan, rates, data))
     return Basis(plan, arms, data, versions(), rows, scored)
 
 

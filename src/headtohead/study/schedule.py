@@ -221,14 +221,21 @@ class Basis:
         return Run(arm, seed, name, learning_rate, description, *costs, settings=tuned or {})
 
 
-def scored_windows(study: Study, rates: RatesStudy | None) -> dict[str, int]:
-    """How many windows of each region are scored at most, by split."""
+def scored_windows(
+    study: Study, rates: RatesStudy | None, data: Mapping[str, Any] | None = None
+) -> dict[str, int]:
+    """How many windows of each region are scored at most, by split, and by text out of the domain of prepared data."""
     curve = study.evaluation.curve_windows
     if rates:
         return {"tune": max(curve, rates.tune_windows)}
     if study.tuning is not None:
         curve = max(curve, study.tuning.windows)
-    return {"tune": curve, "test": max(study.evaluation.test_windows, study.evaluation.rehearsal_windows)}
+    beyond = (data or {}).get("out_of_domain", {})
+    return {
+        "tune": curve,
+        "test": max(study.evaluation.test_windows, study.evaluation.rehearsal_windows),
+        **{of["store"]: study.data.out_of_domain_windows for of in beyond.values()},
+    }
 
 
 def comparison(
@@ -243,7 +250,7 @@ def comparison(
     study, shared = basis.study, basis.study.evaluation
     rungs = study.rungs
     rehearsal = {"split": "test", "windows": shared.rehearsal_windows}
-    full = {"split": "test", "windows": shared.test_windows}
+    full = {"split": "test", "windows": shared.test_windows, **_beyond(basis)}
     own = tuned or {}
     runs: list[Run] = []
     if rungs.rehearsal is not None:
@@ -257,6 +264,24 @@ def comparison(
         for arm in basis.arms
     ]
     return in_order(runs)
+
+
+def _beyond(basis: Basis) -> dict[str, Any]:
+    """What full runs are scored on beside the held-out text: longer stretches of it, and other texts."""
+    evaluation, found = basis.study.evaluation, basis.data.get("out_of_domain")
+    told: dict[str, Any] = {}
+    if evaluation.lengths:
+        told["lengths"] = {
+            "times": list(evaluation.lengths),
+            "blocks": evaluation.length_blocks,
+            "bytes": basis.study.data.window_bytes,
+        }
+    if found:
+        told["out_of_domain"] = {
+            "windows": basis.study.data.out_of_domain_windows,
+            "stores": {name: {key: of[key] for key in ("store", "sha256")} for name, of in found.items()},
+        }
+    return told
 
 
 def trials(basis: Basis) -> list[Run]:

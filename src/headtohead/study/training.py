@@ -26,8 +26,9 @@ from headtohead.data.shards import Example, ExampleStore, order
 from headtohead.data.stream import Sharded, StreamRows
 from headtohead.data.tokenizers import Tokenizer, load_tokenizer
 from headtohead.errors import UserError, about
-from headtohead.files import read_bytes
+from headtohead.files import read_bytes, read_json
 from headtohead.generate.decoding import greedy
+from headtohead.measure.lengths import as_json, at_lengths, blocks_of, pieces_of, reader_of
 from headtohead.measure.scoring import (
     Nats,
     all_token_nats,
@@ -41,6 +42,7 @@ from headtohead.model.batch import Batch
 from headtohead.model.budget import flops
 from headtohead.model.transformer import Transformer
 from headtohead.study.prepare import Lengths, check_data, held_out, read_data, training_lengths
+from headtohead.study.results import learnt_by
 from headtohead.train.checkpoint import named_tensors
 from headtohead.train.inherit import put
 from headtohead.train.loop import OnLine, Trained, train
@@ -194,6 +196,7 @@ def trained(
     if done.ranks:
         result["processes"] = {"parallel": recipe.parallel, "from_step": done.ranks}
     result["samples"] = _samples(model, longer, data, evaluation)
+    result.update(_beyond(model, longer, data, folder, description))
     tensors = {name: whole(tensor.detach()).cpu() for name, tensor in named_tensors(model).items()}
     weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
@@ -248,7 +251,35 @@ class _Data:
         self.groups: list[str] = there["groups"][split]
         """Of each document of `scored`: documents of one group count as one where they are compared."""
         self.tokenizer: Tokenizer = load_tokenizer(where / "tokenizer.json")
+        self._where = where
         self._codes = Codes(self.tokenizer)
+
+    @property
+    def codes(self) -> Codes:
+        """What objectives know of the tokenizer."""
+        return self._codes
+
+    def beyond(self, of: Mapping[str, str]) -> ExampleStore:
+        """A store of text out of the domain, checked.
+
+        Raises:
+            UserError: it is not the one that the run's description names.
+        """
+        there = read_json(self._where / f"{of['store']}.json", "the prepared data")
+        if there["sha256"] != of["sha256"]:
+            raise UserError(
+                f"{self._where / of['store']} is not the data that the run names: its sha256 differs"
+            )
+        return ExampleStore.open(self._where, of["store"])
+
+    def texts(self) -> list[str]:
+        """The scored documents, whole: the windows of their continuations, joined."""
+        found: dict[int, list[str]] = {}
+        for place in self.scored.region_of("continuation"):
+            example = self.scored[int(place)]
+            both = [*example.input.tolist(), *example.output.tolist()]
+            found.setdefault(example.document, []).append(self.tokenizer.decode(both))
+        return ["".join(pieces) for pieces in found.values()]
 
     def _open_shards(self, where: Path, wanted: Mapping[str, Any], evaluation: Mapping[str, Any]) -> None:
         """Training rows from sharded data, read as they are needed; of what is held out, as much as is scored."""
@@ -427,6 +458,38 @@ def _all_tokens(
         return None
     nats = float(all_token_nats(model, layout, whole, rows_per_batch).sum())
     return nats / math.log(2) / sum(e.input_bytes + e.output_bytes for e in whole)
+
+
+def _beyond(
+    model: Transformer, layout: Layout, data: _Data, folder: Path, description: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Bits per byte of texts out of the domain, and of longer stretches of the held-out text, where they are asked
+    for.
+    """
+    evaluation, told = description["evaluation"], {}
+    if elsewhere := evaluation.get("out_of_domain"):
+        told["out_of_domain"] = {}
+        for name, of in elsewhere["stores"].items():
+            store = data.beyond(of)
+            chosen = held_out(store, elsewhere["windows"], data.regions)
+            shown = data.presented([store[int(i)] for i in chosen])
+            nats = score_examples(model, layout, shown, evaluation["rows_per_batch"])
+            told["out_of_domain"][name] = {
+                region: bits_per_byte(shown, nats, region) for region in data.regions
+            }
+    if (asked := evaluation.get("lengths")) and "continuation" in data.regions:
+        learnt = learnt_by(folder, description)
+        manner = next(o for o in learnt if o.region == "continuation" or len(learnt) == 1).manner(data.codes)
+        longest = round(asked["bytes"] * asked["times"][-1])
+        blocks = blocks_of(data.texts(), longest, asked["blocks"])
+        found = at_lengths(reader_of(model, data.tokenizer, manner), blocks, asked["bytes"], asked["times"])
+        told["lengths"] = as_json(found)
+        sizes = [sum(len(piece.encode()) for _, piece in pieces_of(block, longest)) for block in blocks]
+        told["length_blocks"] = {
+            "bytes": sizes,
+            "bits": {f"{at.times:g}": [float(b) for b in at.bits] for at in found if at.refused is None},
+        }
+    return told
 
 
 def _samples(
