@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from headtohead.errors import UserError
 from headtohead.generate.decoding import write
 from headtohead.generate.prompts import Prompt, prompt_of
@@ -50,6 +52,8 @@ class HeadtoheadLM(LM):
             than a network of one stack, and each stays within the side that a run was trained with.
         overlap: of a long text, tokens of each window that are given; 1 is the harness's own way.
         specials: "frame", what the network learnt around a text, or "none", the harness's add_bos_token=False.
+        prefix_token_id: what stands before a text that has nothing before it; if left out, the token that ends texts
+            (`interop.scoring.framed_row`). The harness's own backend takes the tokenizer's bos_token.
 
     Raises:
         UserError: no such folder; a window or an overlap that can't be; specials = "none" for a network that
@@ -63,14 +67,17 @@ class HeadtoheadLM(LM):
         max_length: int | None = None,
         overlap: int = 1,
         specials: Literal["frame", "none"] = "frame",
+        prefix_token_id: int | None = None,
         device: str | None = None,
         max_batch_size: int | str | None = None,
     ) -> None:
         super().__init__()
         self.model = load(folder)
         a = self.model.architecture
-        if device not in (None, "cpu"):
-            self.model.network.to(device)
+        if device is not None:
+            # The harness's command line asks for a GPU wherever none is named; as its own backend does, go without.
+            there = torch.device(device).type != "cuda" or torch.cuda.is_available()
+            self.model.network.to(device if there else "cpu")
         self._device = self.model.network.device
         self.batch_size = (
             ROWS_AT_ONCE if isinstance(batch_size, str) and not batch_size.isdigit() else int(batch_size)
@@ -95,6 +102,9 @@ class HeadtoheadLM(LM):
                 f"specials = 'none': {a.name} learnt texts with tokens around them, and needs them"
             )
         self.bare = specials == "none"
+        if prefix_token_id is not None and not 0 <= int(prefix_token_id) < a.vocabulary:
+            raise UserError(f"prefix_token_id = {prefix_token_id}: ids go from 0 to {a.vocabulary - 1}")
+        self.prefix = None if prefix_token_id is None else int(prefix_token_id)
         if self.model.likelihood == "pseudo":
             log.warning("%s fills holes: what is told as a likelihood is a pseudo-likelihood", a.name)
 
@@ -151,9 +161,13 @@ class HeadtoheadLM(LM):
         return row
 
     def _framed(self, given: list[int], asked: list[int]) -> Row:
-        frame = self.model.frame
+        frame, a = self.model.frame, self.model.architecture
+        if self.prefix is not None and not separate(a):
+            shown, begun = ([], []) if self.bare else frame.around([])
+            if not given and not [*shown, *begun]:
+                return Row([self.prefix], [], asked)
         if not self.bare:
-            return framed_row(self.model.architecture, frame, given, asked)
+            return framed_row(a, frame, given, asked)
         beginning = [*frame.before[:1], *frame.ends[:1]][:1]
         return Row(given or beginning, [], asked)
 
