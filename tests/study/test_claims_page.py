@@ -39,6 +39,8 @@ def test_every_study_of_a_claim_can_be_matched_and_says_what_would_decide_it(fil
 
 def test_a_claim_is_found_by_its_key() -> None:
     assert claims.find("c18").study == "continuous"
+    assert claims.find("C17").study == "norms"  # C17-cure and its sisters
+    assert claims.find("C1").study == "visibility"  # not C1-flops
     with pytest.raises(UserError, match="puts a claim 'C99' on trial"):
         claims.find("C99")
     with pytest.raises(UserError, match="there is no claim 'C99'"):

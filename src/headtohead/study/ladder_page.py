@@ -267,14 +267,21 @@ def contents(page: LadderPage, found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _exponents(
     page: LadderPage, law: Mapping[str, Any]
-) -> list[tuple[str, str, list[tuple[str, float, Any]]]]:
-    """Arm, what N counts, and the exponents under each counting of compute with their intervals."""
-    found = []
-    for arm, told in law["arms"].items():
-        for column, one in told["countings"].items():
-            cells = [(name, value, one["intervals"].get(name)) for name, value in one["exponents"].items()]
-            found.append((page.label[arm], column, cells))
-    return found
+) -> list[tuple[str, str, list[tuple[str, float | None, Any]]]]:
+    """Arm, what N counts, and the exponents under each counting of compute with their intervals. A counting that is the
+    same as another for an arm is not among its own: that arm has no figure there.
+    """
+    every = [one for told in law["arms"].values() for one in told["countings"].values()]
+    names = list(dict.fromkeys(name for one in every for name in one["exponents"]))
+    return [
+        (
+            page.label[arm],
+            column,
+            [(name, one["exponents"].get(name), one["intervals"].get(name)) for name in names],
+        )
+        for arm, told in law["arms"].items()
+        for column, one in told["countings"].items()
+    ]
 
 
 def _differences(page: LadderPage, law: Mapping[str, Any]) -> list[tuple[str, str, float, Any]]:
@@ -367,7 +374,9 @@ def _runs_chart(
 ) -> alt.LayerChart:
     """An arm's runs over tokens, a line of its law for each size; the largest size, which is held out, hollow."""
     largest = max(row["N"] for row in rows)
-    x = alt.X("D:Q", scale=alt.Scale(type="log", nice=False), title="tokens shown")
+    x = alt.X(
+        "D:Q", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~s"), title="tokens shown"
+    )
     y = alt.Y("loss:Q", scale=alt.Scale(type="log", nice=False, zero=False), title=BITS)
     points = [
         {"D": row["D"], "loss": row["bits_per_byte"], "size": row["size"], "held": row["N"] == largest}
@@ -422,7 +431,9 @@ def _frontier_chart(
             {"C": c, "low": low, "high": high, "arm": arm}
             for c, (low, high) in zip(frontier["C"], bounds, strict=False)
         ]
-    x = alt.X("C:Q", scale=alt.Scale(type="log", nice=False), title="training FLOPs")
+    x = alt.X(
+        "C:Q", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~s"), title="training FLOPs"
+    )
     y = alt.Y("loss:Q", scale=alt.Scale(type="log", nice=False, zero=False), title=BITS)
     layers: list[Any] = []
     if bands:
