@@ -19,12 +19,12 @@ from headtohead.data.objectives import Codes, objective
 from headtohead.data.objectives.windows import passages
 from headtohead.data.tokenizers import ByteTokenizer, train_tokenizer
 from headtohead.errors import UserError
+from headtohead.generate import prompts
 from headtohead.interop.folders import Held, write_folder
 from headtohead.interop.frame import Frame, own_frame
 from headtohead.interop.loading import Model
 from headtohead.interop.scoring import _words, framed_row
 from headtohead.interop.tokens import ForeignTokenizer, encoded_with_ends
-from headtohead.measure.likelihood import streams_of
 from headtohead.model.transformer import Transformer
 from headtohead.train.checkpoint import named_tensors
 
@@ -59,7 +59,7 @@ def test_what_fills_holes_has_a_pseudo_likelihood(tmp_path: Path) -> None:
         if at == 0:
             shown += encode(text[1:])
         ids = [*frame.before, *encode("of the"), *shown]
-        streams = streams_of(model.architecture, [ids], [[]], pad=0, device=model.network.device)
+        streams = prompts.rows_of(model.architecture, [ids], [[]])
         place = len(frame.before) + len(encode("of the")) + at
         logits = model.network.next_logits(model.network.hidden(streams))[0, place]
         total -= float(logits.log_softmax(-1)[encode(text)[at]].detach())

@@ -11,6 +11,7 @@ from tests.laws.cells import ARCHITECTURES, fills_holes
 from tests.laws.cells import _model as model_of
 
 from headtohead.errors import UserError
+from headtohead.generate import prompts
 from headtohead.measure.likelihood import Filled, Row, pseudo_nats, token_nats
 from headtohead.measure.scoring import over_documents
 
@@ -62,8 +63,6 @@ def test_batch_size_order_and_padding_change_no_score(family: str) -> None:
 @pytest.mark.parametrize("family", [f for f in ARCHITECTURES if fills_holes(f)][:3])
 def test_a_pseudo_likelihood_hides_the_rest_of_the_word(family: str) -> None:
     """Kauf and Ivanova's PLL-word-l2r, token by token, one at a time."""
-    from headtohead.measure.likelihood import streams_of
-
     model = model_of(family, "own")
     for text, found in zip(texts_of(2, 4), pseudo_nats(model, texts_of(2, 4), MASK), strict=True):
         for place, word in enumerate(text.words):
@@ -72,7 +71,7 @@ def test_a_pseudo_likelihood_hides_the_rest_of_the_word(family: str) -> None:
             for later in range(place, len(text.words)):
                 if text.words[later] == word:
                     ids[text.first + later] = MASK
-            streams = streams_of(model.architecture, [ids], [[]], pad=0, device=model.device)
+            streams = prompts.rows_of(model.architecture, [ids], [[]])
             logits = model.next_logits(model.hidden(streams))[0, at]
             assert found[place] == pytest.approx(-float(logits.log_softmax(-1)[text.ids[at]]), abs=NATS)
 

@@ -20,7 +20,7 @@ import headtohead
 from headtohead import cli
 from headtohead.errors import UserError
 from headtohead.interop.folders import write_folder
-from headtohead.measure.tasks import files, suites
+from headtohead.measure.tasks import files, grammar, suites
 from headtohead.measure.tasks.files import Choice, Task, Written, read_task, write_task
 from headtohead.measure.tasks.judging import (
     BY_LIKELIHOOD,
@@ -57,8 +57,15 @@ class Bigrams:
             found.append(-math.fsum(map(math.log, odds)))
         return found
 
-    def generate(self, prompt: Sequence[str], max_tokens: int) -> list[str]:
-        return [str(eval(text)) if "+" in text else " 绿色 " for text in prompt]
+    def generate(self, prompt: Sequence[str], max_tokens: int, *, begun: Sequence[str]) -> list[str]:
+        found = []
+        for text, before in zip(prompt, begun, strict=True):
+            question = (text + before).split("\n")[-1]
+            if "+" not in question:
+                found.append(" 绿色 ")
+            else:  # it goes on with a blank, as it was shown, and with a question of its own
+                found.append(f" {eval(question)}\n9+9 18" if before else str(eval(question)))
+        return found
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -233,13 +240,59 @@ def test_written_answers_are_judged_by_the_best_accepted_one() -> None:
     assert values["chrF"][0] == 1 and 0.3 < values["chrF"][1] < 1 and values["chrF"][3] == 0
 
 
+def test_written_answers_go_on_from_demonstrations_in_the_output() -> None:
+    judged = judge_writing(Bigrams(""), SUMS, Prompting(shots=2, side="output"), at_once=4)
+    assert judged.written == [str(n + 1) for n in range(6)]
+    assert judged.figures["exact match"].mean == 1
+
+
+@pytest.mark.parametrize("a", WRITERS, ids=lambda a: a.name)
+def test_writing_goes_on_from_what_the_output_begins_with(a: object, tmp_path: Path) -> None:
+    """Greedy: what was written, given as a beginning, is gone on from."""
+    write_folder(tmp_path / "model", held(a))  # type: ignore[arg-type]
+    network = headtohead.load(tmp_path / "model")
+    ids = network.frame.around(network.tokenizer.encode("of the"))
+    given, begun = ids[0], [*ids[1], *network.tokenizer.encode("pe")]
+    logits = network.logits([given], [begun])[0, -1]
+    logits[list(network.frame.never)] = -math.inf
+    first = network.tokenizer.decode([int(logits.argmax())])
+    assert network.generate("of the", 1, begun=["pe"]) == first
+    assert network.generate(["of the", "of the"], 1, begun=["", "pe"])[1] == first
+    with pytest.raises(UserError, match="2 prompts and 1 beginnings"):
+        network.generate(["a", "b"], 1, begun=["c"])
+
+
+def test_minimal_pairs_differ_in_one_word_and_are_even() -> None:
+    for kind in grammar.PHENOMENA:
+        pairs = grammar.minimal_pairs(60, kind)
+        assert pairs == grammar.minimal_pairs(60, kind) and len({pair.choices for pair in pairs}) == 60
+        right, wrong = Counter[str](), Counter[str]()
+        for pair in pairs:
+            assert pair.input == "" and len(pair.choices) == 2
+            good, bad = (pair.choices[i].split() for i in (pair.answer, 1 - pair.answer))
+            differ = [(g, b) for g, b in zip(good, bad, strict=True) if g != b]
+            assert len(differ) == 1, pair
+            right[differ[0][0]] += 1
+            wrong[differ[0][1]] += 1
+        # How frequent a word is tells nothing: by which is right more often, about half are right.
+        by_frequency = sum(max(right[word], wrong[word]) for word in right | wrong) / 120
+        assert by_frequency < 0.75, (kind, by_frequency)
+    known = set(grammar.sentences(3000))
+    asked = {choice for pair in grammar.minimal_pairs(100) for choice in pair.choices}
+    assert not known & asked
+    words = {word for sentence in known for word in sentence.split()}
+    assert {word for choice in asked for word in choice.split()} <= words
+    with pytest.raises(UserError, match="unknown phenomenon 'agrement': did you mean 'agreement'"):
+        grammar.minimal_pairs(1, "agrement")
+    with pytest.raises(UserError, match="ask for fewer"):
+        grammar.minimal_pairs(10**6, "determiner")
+
+
 def test_a_judge_refuses_what_it_is_not_for() -> None:
     with pytest.raises(UserError, match="sums has no choices"):
         judge_choices(Bigrams(""), SUMS, Prompting(), len)
     with pytest.raises(UserError, match="colours has choices"):
         judge_writing(Bigrams(""), COLOURS, Prompting())
-    with pytest.raises(UserError, match="on the output's side are for choices"):
-        judge_writing(Bigrams(""), SUMS, Prompting(shots=1, side="output"))
 
 
 def test_the_commands_make_a_suite_and_let_a_network_answer(
@@ -250,6 +303,13 @@ def test_the_commands_make_a_suite_and_let_a_network_answer(
     pairs = [
         json.loads(line) for line in (tmp_path / "lookup" / "train.jsonl").read_text("utf-8").splitlines()
     ]
+    assert (
+        cli.run(["tasks", "make", "grammar", "--out", str(tmp_path / "g"), "--train", "50", "--test", "10"])
+        == 0
+    )
+    assert (tmp_path / "g" / "train.txt").read_text("utf-8").count(" .\n") == 50
+    assert len(read_task(tmp_path / "g" / "test.jsonl").questions) == 10
+    assert len(read_task(tmp_path / "g" / "test-agreement.jsonl").questions) == 2
     assert len(pairs) == 30 and all(solve_lookup(pair["input"]) == pair["output"] for pair in pairs)
     write_folder(tmp_path / "model", held(WRITERS[2]))
     (tmp_path / "colours.jsonl").write_text(

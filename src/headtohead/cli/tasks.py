@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from headtohead.cli.base import ANSWER, AsJson, Command, Group, app, at_least, complete_run
+from headtohead.errors import UserError
 
 tasks = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(
@@ -24,7 +25,7 @@ app.add_typer(
 @tasks.command(cls=Command, short_help="Write questions that a network of a million parameters can learn.")
 def make(
     name: Annotated[
-        str, typer.Argument(metavar="SUITE", help="copy, reverse, lookup, regression or arithmetic.")
+        str, typer.Argument(metavar="SUITE", help="copy, reverse, lookup, regression, arithmetic or grammar.")
     ],
     out: Annotated[
         Path,
@@ -40,10 +41,26 @@ def make(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", parser=at_least(0), help="Of the questions.")] = 0,
 ) -> None:
-    """Write pairs for study --pairs, and a task of other questions to test with. None is ever in both."""
-    from headtohead.files import write_atomic
-    from headtohead.measure.tasks import files, suites
+    """Write pairs for study --pairs, and a task of other questions to test with. None is ever in both.
 
+    Of grammar: sentences for study --text, and minimal pairs of words that never stand together in them.
+    """
+    from headtohead.files import write_atomic
+    from headtohead.measure.tasks import files, grammar, suites
+
+    if name == "grammar":
+        if size is not None:
+            raise UserError("grammar has sentences of one size: leave out --size")
+        write_atomic(out / "train.txt", "".join(f"{line}\n" for line in grammar.sentences(train, seed)))
+        files.write_task(out / "test.jsonl", grammar.minimal_pairs(test, None, seed))
+        few = max(1, test // len(grammar.PHENOMENA))
+        for kind in grammar.PHENOMENA:
+            files.write_task(out / f"test-{kind}.jsonl", grammar.minimal_pairs(few, kind, seed))
+        typer.echo(
+            f"{out / 'train.txt'}: {train:,} sentences, for --text; {out / 'test.jsonl'}: {test:,} minimal pairs, and "
+            f"{few:,} of each phenomenon in test-….jsonl"
+        )
+        return
     learnt = suites.questions(name, train, test=False, size=size, seed=seed)
     asked = suites.questions(name, test, test=True, size=size, seed=seed)
     pairs = [{"input": question.input, "output": question.right} for question in learnt]
@@ -68,7 +85,7 @@ def run(
     ] = 0,
     side: Annotated[
         Literal["input", "output"],
-        typer.Option(help="Where the question and its demonstrations stand; output is for choices."),
+        typer.Option(help="Where the question and its demonstrations stand."),
     ] = "input",
     pool: Annotated[
         Path | None,
@@ -113,3 +130,21 @@ def run(
     if task.by_choice:
         typer.echo(f"  {'chance':26} {judged.chance:.3f}")
     typer.echo("± is one standard error, over the questions")
+
+
+@app.command(
+    "lm-eval",
+    cls=Command,
+    rich_help_panel=ANSWER,
+    short_help="EleutherAI's harness, with --model headtohead.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def lm_eval(context: typer.Context) -> None:
+    """Run EleutherAI's lm-evaluation-harness, which then knows --model headtohead: all that follows is its own
+    command line.
+
+    Such as: headtohead lm-eval run --model headtohead --model_args folder=RUN --tasks NAME --include_path DIR
+    """
+    from headtohead.interop.harness import main
+
+    main(context.args)

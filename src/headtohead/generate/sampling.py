@@ -48,10 +48,16 @@ def choose(logits: Tensor, rows: Sequence[Drawing], never: Tensor | None = None)
     penalise(logits, rows)
     drawn = [r for r, row in enumerate(rows) if row.how.temperature > 0]
     tokens: list[int] = logits.argmax(dim=-1).tolist() if len(drawn) < len(rows) else [0] * len(rows)
-    if drawn:
-        found = _draw(logits if len(drawn) == len(rows) else logits[drawn], [rows[r] for r in drawn])
-        for r, token in zip(drawn, found, strict=True):
-            tokens[r] = token
+    # A row's number is looked up along its tokens in their order, or by probability where some are filtered out:
+    # which of the two depends on the row alone.
+    for filtered in (False, True):
+        some = [r for r in drawn if filtered == (_filters(rows[r].how) != NO_FILTERS)]
+        if some:
+            found = _draw(
+                logits if len(some) == len(rows) else logits[some], [rows[r] for r in some], filtered
+            )
+            for r, token in zip(some, found, strict=True):
+                tokens[r] = token
     if told is None:
         return [Chosen(token) for token in tokens]
     logprobs, asked = told
@@ -86,20 +92,26 @@ def _told(logits: Tensor, rows: Sequence[Drawing]) -> tuple[Tensor, dict[int, in
     return logits[asked].double().log_softmax(dim=-1), {r: at for at, r in enumerate(asked)}
 
 
-def _draw(logits: Tensor, rows: Sequence[Drawing]) -> list[int]:
+NO_FILTERS = (0, 1.0, 0.0)
+
+
+def _filters(how: Sampling) -> tuple[int, float, float]:
+    return how.top_k, how.top_p, how.min_p
+
+
+def _draw(logits: Tensor, rows: Sequence[Drawing], filtered: bool) -> list[int]:
     """A token for each row by its uniform number: the first whose cumulative probability is above it."""
     device = logits.device
     heat = torch.tensor([row.how.temperature for row in rows], dtype=torch.float64, device=device)
     scores = logits.double()
     scores = (scores - scores.amax(dim=-1, keepdim=True)) / heat[:, None]
-    filters = [(row.how.top_k, row.how.top_p, row.how.min_p) for row in rows]
     order = None
-    if any(f != (0, 1.0, 0.0) for f in filters):
+    if filtered:
         scores, order = scores.sort(dim=-1, descending=True, stable=True)
     p = scores.softmax(dim=-1)
     if order is not None:
         size = p.shape[-1]
-        k, top, least = zip(*filters, strict=True)
+        k, top, least = zip(*(_filters(row.how) for row in rows), strict=True)
         k = torch.tensor([each or size for each in k], device=device)[:, None]
         p = p * (torch.arange(size, device=device) < k)
         before = p.cumsum(dim=-1) - p

@@ -39,6 +39,11 @@ class Session:
             self.engine.give_back(self._slot)
         self._slot = None
 
+    def forget(self, keep: int) -> None:
+        """Drop all but the last `keep` ids of the transcript; the next turn reads what is left anew."""
+        self.transcript = self.transcript[len(self.transcript) - keep :] if keep > 0 else []
+        self._held = None
+
     def __enter__(self) -> Session:
         return self
 

@@ -22,6 +22,8 @@ class Telling:
 
     def push(self, token: int) -> str:
         """What can be told after one more token; `stopped` says whether a stop string ended the text."""
+        if self.stopped:
+            return ""
         self._ids.append(token)
         seen = self._decode(self._ids[self._from :])
         whole = not seen.endswith(UNKNOWN)

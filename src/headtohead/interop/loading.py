@@ -95,7 +95,7 @@ class Model:
             digest.update(hashlib.sha256(part.encode()).digest())
         for name, tensor in sorted(held.weights.items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:
@@ -154,23 +154,34 @@ class Model:
         )
 
     @overload
-    def generate(self, prompt: str, max_tokens: int = 64) -> str: ...  # pyright: ignore[reportOverlappingOverload]  a text is a sequence too
+    def generate(self, prompt: str, max_tokens: int = 64, *, begun: Sequence[str] = ()) -> str: ...  # pyright: ignore[reportOverlappingOverload]  a text is a sequence too
     @overload
-    def generate(self, prompt: Sequence[str], max_tokens: int = 64) -> list[str]: ...
-    def generate(self, prompt: str | Sequence[str], max_tokens: int = 64) -> str | list[str]:
+    def generate(
+        self, prompt: Sequence[str], max_tokens: int = 64, *, begun: Sequence[str] = ()
+    ) -> list[str]: ...
+    def generate(
+        self, prompt: str | Sequence[str], max_tokens: int = 64, *, begun: Sequence[str] = ()
+    ) -> str | list[str]:
         """The most probable continuation of each prompt, token by token, up to its end or `max_tokens`.
+
+        `begun`: for each prompt, text that its output begins with, given and not returned.
 
         Raises:
             UserError: the network fills holes; nothing stands before the first token; too long.
         """
         if isinstance(prompt, str):
-            return self.generate([prompt], max_tokens)[0]
+            return self.generate([prompt], max_tokens, begun=begun)[0]
         if max_tokens < 1:
             raise UserError(f"max_tokens = {max_tokens}: give a whole number from 1 up")
         if not prompt:
             return []
         self._check_writes("generate")
-        streams = self._rows(*self._framed(prompt), more=max_tokens)
+        if begun and len(begun) != len(prompt):
+            raise UserError(f"generate got {len(prompt)} prompts and {len(begun)} beginnings: they must pair")
+        shown, started = self._framed(prompt)
+        for start, text in zip(started, begun, strict=False):
+            start += self.tokenizer.encode(text)
+        streams = self._rows(shown, started, more=max_tokens)
         written = written_after(
             self.network, streams, max_tokens, ends=self.frame.ends, never=self.frame.never
         )

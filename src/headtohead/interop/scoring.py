@@ -80,8 +80,9 @@ def nats_by_token(
     batch_size: int = ROWS_AT_ONCE,
     left: bool = False,
     on_progress: Callable[[int], None] | None = None,
+    best: list[bool] | None = None,
 ) -> list[Array]:
-    """-ln p of each token (n,) of each output. See `score_texts`."""
+    """-ln p of each token (n,) of each output. See `score_texts`; `best` as in `token_nats`."""
     if len(inputs) != len(outputs):
         raise UserError(
             f"score got {len(inputs)} inputs and {len(outputs)} outputs: each input needs its output"
@@ -96,7 +97,7 @@ def nats_by_token(
     mask = mask_of(network.architecture, frame)
     texts = [_filled(frame, tokenizer, *pair) for pair in zip(inputs, outputs, strict=True)]
     return pseudo_nats(
-        network, texts, mask, batch_size=batch_size, pad=pad, left=left, on_progress=on_progress
+        network, texts, mask, batch_size=batch_size, pad=pad, left=left, on_progress=on_progress, best=best
     )
 
 

@@ -95,11 +95,13 @@ def token_nats(
     pad: int = 0,
     left: bool = False,
     on_progress: Callable[[int], None] | None = None,
+    best: list[bool] | None = None,
 ) -> list[Array]:
     """-ln p of each asked token (n,) of each row, in the order given, in fp32.
 
     What a row is batched with changes nothing (tested to 1e-4 nats). `left`: rows are padded on the left; positions
-    are coordinates, so that changes nothing either. `on_progress` gets the number of rows done.
+    are coordinates, so that changes nothing either. `on_progress` gets the number of rows done. `best`, if given, is
+    filled with whether each row's tokens are all the most probable ones.
 
     Raises:
         UserError: nothing stands before a row's first asked token; more tokens than learned positions.
@@ -113,6 +115,8 @@ def token_nats(
                 "give an input"
             )
     found: list[Array] = [np.zeros(0)] * len(rows)
+    if best is not None:
+        best[:] = [True] * len(rows)
 
     def batch_of(numbers: Sequence[int]) -> tuple[Batch, list[tuple[int, int]]]:
         some = [rows[i] for i in numbers]
@@ -123,9 +127,14 @@ def token_nats(
             streams, a, [(first, row.asked) for first, row in zip(firsts, some, strict=True)], left
         )
 
-    for numbers, nats, places in _batches(network, list(map(len, rows)), batch_size, batch_of, on_progress):
+    lengths = list(map(len, rows))
+    for numbers, nats, gaps, places in _batches(
+        network, lengths, batch_size, batch_of, on_progress, best is not None
+    ):
         for row, (number, (first, count)) in enumerate(zip(numbers, places, strict=True)):
             found[number] = nats[row, first : first + count]
+            if best is not None:
+                best[number] = not gaps[row, first : first + count].any()
     return found
 
 
@@ -138,6 +147,7 @@ def pseudo_nats(
     pad: int = 0,
     left: bool = False,
     on_progress: Callable[[int], None] | None = None,
+    best: list[bool] | None = None,
 ) -> list[Array]:
     """-ln p of each scored token of each text, with it and the later tokens of its word hidden by `mask`.
 
@@ -146,6 +156,8 @@ def pseudo_nats(
     """
     a = network.architecture
     found = [np.zeros(len(text.words)) for text in texts]
+    if best is not None:
+        best[:] = [True] * len(texts)
     holes = [(number, place) for number, text in enumerate(texts) for place in range(len(text.words))]
 
     def hidden(number: int, place: int) -> list[int]:
@@ -165,10 +177,14 @@ def pseudo_nats(
         return _asking(streams, a, [(place, [ids[place]]) for place, ids in at], left)
 
     lengths = [len(texts[number]) for number, _ in holes]
-    for numbers, nats, places in _batches(network, lengths, batch_size, batch_of, on_progress):
+    for numbers, nats, gaps, places in _batches(
+        network, lengths, batch_size, batch_of, on_progress, best is not None
+    ):
         for row, (at, (place, _)) in enumerate(zip(numbers, places, strict=True)):
             number, token = holes[at]
             found[number][token] = nats[row, place]
+            if best is not None:
+                best[number] &= not gaps[row, place]
     return found
 
 
@@ -178,8 +194,11 @@ def _batches(
     batch_size: int,
     batch_of: Callable[[Sequence[int]], tuple[Batch, list[tuple[int, int]]]],
     on_progress: Callable[[int], None] | None,
-) -> Iterator[tuple[list[int], Array, list[tuple[int, int]]]]:
-    """Rows by length, so that few places are padding: their numbers, nats (B, T), and the places that are asked."""
+    gaps: bool,
+) -> Iterator[tuple[list[int], Array, Array, list[tuple[int, int]]]]:
+    """Rows by length, so that few places are padding: their numbers, nats (B, T), the places that are asked, and with
+    `gaps` how many nats the most probable token costs less (else 0).
+    """
     if batch_size < 1:
         raise UserError(f"batch_size = {batch_size}: give a whole number from 1 up")
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
@@ -190,11 +209,24 @@ def _batches(
             for at in range(0, len(order), batch_size):
                 numbers = order[at : at + batch_size]
                 batch, places = batch_of(numbers)
-                yield numbers, network.score(batch).double().cpu().numpy(), places
+                nats = network.score(batch).double().cpu().numpy()
+                yield numbers, nats, _gaps(network, batch) if gaps else np.zeros_like(nats), places
                 if on_progress is not None:
                     on_progress(at + len(numbers))
     finally:
         network.train(training)
+
+
+def _gaps(network: Transformer, batch: Batch) -> Array:
+    """By how much another token's logit is above the target's (B, T), where one is asked; 0 elsewhere."""
+    h = network.hidden(batch.streams).flatten(0, 1)
+    carries = batch.weights.flatten().nonzero().squeeze(1)
+    found = torch.zeros(h.shape[0], device=h.device)
+    for places in carries.split(1024):
+        logits = network.next_logits(h[places])
+        own = logits.gather(1, batch.targets.flatten()[places][:, None])[:, 0]
+        found[places] = (logits.amax(dim=1) - own).float()
+    return found.view(batch.targets.shape).double().cpu().numpy()
 
 
 def _asking(

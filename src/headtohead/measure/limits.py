@@ -33,6 +33,26 @@ def matmul_peak(dtype: torch.dtype = torch.bfloat16, seconds: float = 0.6) -> fl
     return best
 
 
+READ_BYTES = 2**28
+"""Far more than any cache holds."""
+
+
+def read_bandwidth(seconds: float = 0.5) -> float:
+    """Bytes per second of the fastest reading of memory seen in about `seconds`, with the threads torch has now: sums
+    over 256 MiB. The fastest counts, as in `matmul_peak`.
+    """
+    memory = torch.ones(READ_BYTES // 4)
+    memory.sum()
+    best, end = 0.0, time.perf_counter() + seconds
+    while True:
+        began = time.perf_counter()
+        memory.sum()
+        now = time.perf_counter()
+        best = max(best, READ_BYTES / (now - began))
+        if now > end:
+            return best
+
+
 def peak_memory() -> int:
     """The most bytes that this process has had in memory.
 

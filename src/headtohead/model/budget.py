@@ -16,6 +16,7 @@ figures are in `conventions.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal, TypedDict
 
@@ -98,23 +99,38 @@ def parameter_groups(a: Architecture) -> Groups:
         norm = _norm(a, d)
         found["positions"] += _position_tables(a, stream) + 2 * d * a.embeddings.segments
         found["norms"] += norm * ((a.norms.place != "after") + a.embeddings.norm)
-        around = norm * (2 if a.norms.place == "both" else 1)
         lent = () if stream.shares is None else a.stream(stream.shares).expanded
         for index, layer in enumerate(stream.expanded):
-            there = len(lent[index].sublayers) if lent else 0
-            for reads in layer.sublayers[there:]:
-                group = "attention" if any(r.keys == stream.name for r in reads) else "cross_attention"
-                found[group] += _attention(a, stream, reads[0].keys)
-                found["norms"] += around + 2 * a.width(stream).d_head * a.norms.query_key_weights
-            if not lent:
-                found["feed_forward"] += _matrices(a) * d * layer.d_ff
-                found["feed_forward"] += a.biases.feed_forward * ((_matrices(a) - 1) * layer.d_ff + d)
-                found["norms"] += around
+            for group, count in _layer(a, stream, layer, lent[index] if lent else None).items():
+                found[group] += count  # type: ignore[literal-required]
     last = a.width(a.output_stream).d_model
     found["head"] = a.vocabulary * (last * (not a.embeddings.tied) + a.head.bias)
     if a.head.transform:
         found["head"] += last * last + last * a.biases.feed_forward + _norm(a, last)
     return found
+
+
+def _layer(a: Architecture, stream: Stream, layer: Layer, lender: Layer | None) -> dict[str, int]:
+    """The weights of one layer by group, without what it uses of another stream's layer."""
+    d, found = (
+        a.width(stream).d_model,
+        dict.fromkeys(("attention", "cross_attention", "feed_forward", "norms"), 0),
+    )
+    around = _norm(a, d) * (2 if a.norms.place == "both" else 1)
+    for reads in layer.sublayers[0 if lender is None else len(lender.sublayers) :]:
+        group = "attention" if any(r.keys == stream.name for r in reads) else "cross_attention"
+        found[group] += _attention(a, stream, reads[0].keys)
+        found["norms"] += around + 2 * a.width(stream).d_head * a.norms.query_key_weights
+    if lender is None:
+        found["feed_forward"] += _matrices(a) * d * layer.d_ff
+        found["feed_forward"] += a.biases.feed_forward * ((_matrices(a) - 1) * layer.d_ff + d)
+        found["norms"] += around
+    return found
+
+
+def stream_weights(a: Architecture, stream: Stream) -> int:
+    """How many weights a pass through a stream's layers reads, those that it shares among them."""
+    return sum(sum(_layer(a, stream, layer, None).values()) for layer in stream.expanded)
 
 
 def _norm(a: Architecture, width: int) -> int:
@@ -189,6 +205,20 @@ def flops(a: Architecture, input: int, output: int, supervise: Supervise = "outp
     return {"forward": forward, "training": 3 * forward, "prefill": prefill, "decode_per_token": per_token}
 
 
+def reading_flops(a: Architecture, input: int, output: int, kept: Mapping[str, int] | None = None) -> int:
+    """FLOPs that bring a cache up to a sequence of `input` and `output` places, without the head.
+
+    `kept`: how many of the first places of each stream the cache holds already (`reuse.still_valid`); what is read
+    are the places after them, each against all keys that it sees. With nothing kept and no output this is the
+    prefill of `flops`.
+
+    Raises:
+        UserError: for a negative number of tokens, or none at all.
+    """
+    check_tokens(input, output)
+    return _body(a, input, output, kept or {})
+
+
 def head_flops(a: Architecture) -> int:
     """FLOPs of the head at one place."""
     d = a.width(a.output_stream).d_model
@@ -222,36 +252,44 @@ def cache_bytes(a: Architecture, input: int, output: int, dtype: str = "bf16") -
 # ------------------------------------------------------------------------------------------------------------
 
 
-def _body(a: Architecture, input: int, output: int) -> int:
+def _body(a: Architecture, input: int, output: int, kept: Mapping[str, int] | None = None) -> int:
     """FLOPs of every stream's layers, without the head. With no output: what needs the input alone. A stream
     that holds the output has no queries then, but its reads of the input are still projected.
     """
     return sum(
-        _layer_flops(a, stream, layer, input, output) for stream in a.streams for layer in stream.expanded
+        _layer_flops(a, stream, layer, input, output, kept or {})
+        for stream in a.streams
+        for layer in stream.expanded
     )
 
 
-def _layer_flops(a: Architecture, stream: Stream, layer: Layer, input: int, output: int) -> int:
-    width = a.width(stream)
-    here = places(stream, input, output)
+def _layer_flops(
+    a: Architecture, stream: Stream, layer: Layer, input: int, output: int, kept: Mapping[str, int]
+) -> int:
+    width, first = a.width(stream), kept.get(stream.name, 0)
+    here = places(stream, input, output) - first
     total = 2 * here * _matrices(a) * width.d_model * layer.d_ff
     total += len(layer.sublayers) * 2 * here * 2 * width.d_model * width.queries  # queries and output
     for read in layer.reads:
         source = a.stream(read.keys)
-        there = places(source, input, output)
+        there = places(source, input, output) - kept.get(source.name, 0)
         total += 2 * there * a.width(source).d_model * 2 * width.keys  # its keys and values
         if read.mixer == "linear":
             total += 2 * there * width.keys * width.d_head + 2 * here * width.queries * (width.d_head + 1)
         else:
-            triples = visible(a, stream, read.keys, read.visibility, input, output)
+            triples = _visible(read.visibility, width.heads, stream.holds, source.holds, input, output, first)
             total += 2 * 2 * width.d_head * triples
     return total
 
 
 @lru_cache(maxsize=4096)
-def _visible(rule: Visibility, heads: int, queries: Holds, keys: Holds, input: int, output: int) -> int:
+def _visible(
+    rule: Visibility, heads: int, queries: Holds, keys: Holds, input: int, output: int, first: int = 0
+) -> int:
+    """Visible triples of the queries from number `first` on."""
     whole = sequence(input, output)
-    return rule.count(_held(whole, queries, input), _held(whole, keys, input), heads)
+    asking = Coordinates(*(axis[first:] for axis in _held(whole, queries, input)))
+    return rule.count(asking, _held(whole, keys, input), heads)
 
 
 def _held(whole: Coordinates, holds: Holds, input: int) -> Coordinates:

@@ -33,8 +33,8 @@ class Network(Protocol):
         """-ln p(output | input) in nats of each pair."""
         ...
 
-    def generate(self, prompt: Sequence[str], max_tokens: int, /) -> list[str]:
-        """The answer to each input."""
+    def generate(self, prompt: Sequence[str], max_tokens: int, /, *, begun: Sequence[str]) -> list[str]:
+        """How the output goes on after each input, and after what it begins with."""
         ...
 
 
@@ -139,26 +139,32 @@ def judge_writing(
     by sacrebleu. ROUGE-L: F of the longest common subsequence of words (Lin 2004), by rouge-score; each Chinese,
     Japanese or Korean character counts as a word.
 
+    With the question and its demonstrations on the output's side, a network goes on from them in its output, and its
+    answer ends where a demonstration's would (`Prompting.after`), since it has seen that another question follows.
+
     Raises:
-        UserError: a task with choices; demonstrations on the output's side, which a network isn't asked to go on
-            from; or a library that isn't installed.
+        UserError: a task with choices, or a library that isn't installed.
     """
     if task.by_choice:
         raise UserError(f"{task.name} has choices: it is judged by likelihood")
-    if prompting.side == "output":
-        raise UserError(
-            "answers are written after an input: demonstrations on the output's side are for choices"
-        )
     asked = [q for q in task.questions if isinstance(q, Written)]
     shown = prompts(task, prompting, pool)
-    order = sorted(range(len(shown)), key=lambda i: len(shown[i].input))
+    order = sorted(range(len(shown)), key=lambda i: len(shown[i].input) + len(shown[i].before))
     written = [""] * len(shown)
     for at in range(0, len(order), at_once):
         some = order[at : at + at_once]
-        for i, text in zip(some, network.generate([shown[i].input for i in some], max_tokens), strict=True):
-            written[i] = text
+        inputs, begun = [shown[i].input for i in some], [shown[i].before for i in some]
+        for i, text in zip(some, network.generate(inputs, max_tokens, begun=begun), strict=True):
+            written[i] = _answer(text, shown[i], prompting)
     values = compare_texts(written, [q.answers for q in asked])
     return Judged(task.name, len(asked), _figures(values), values, written=written)
+
+
+def _answer(text: str, prompt: Prompt, prompting: Prompting) -> str:
+    """What was written, up to the end of an answer where the output began with questions and answers."""
+    if not prompt.before or not prompting.after:
+        return text
+    return text.removeprefix(prompt.lead).split(prompting.after, 1)[0]
 
 
 def compare_texts(written: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, Array]:

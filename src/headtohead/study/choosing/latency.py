@@ -10,7 +10,8 @@ import torch
 
 from headtohead.data.layouts import Layout
 from headtohead.data.shards import CONTINUE, SPECIALS, Example
-from headtohead.generate.decoding import prompts, written_after
+from headtohead.generate.decoding import written_after
+from headtohead.generate.prompts import prompts
 from headtohead.model.architecture import Architecture
 from headtohead.model.transformer import Transformer
 
