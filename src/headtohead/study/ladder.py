@@ -156,6 +156,13 @@ class Ladder(Frozen):
             for end in (claim.first, claim.second):
                 if end not in arms:
                     raise ValueError(f"claim '{claim.key}' is about an arm '{end}': {suggest(end, arms)}")
+        for what, there in (
+            ("data.out_of_domain", self.data.out_of_domain),
+            ("evaluation.lengths", self.evaluation.lengths),
+            ("evaluation.tasks", self.evaluation.tasks),
+        ):
+            if there:
+                raise ValueError(f"{what}: a ladder's runs are scored on its own text alone; leave it out")
         if len(self.data.regions) != 1:
             raise ValueError("data.regions: a ladder fits one loss, so it has one region")
         return self

@@ -355,7 +355,8 @@ class Evaluation(Frozen):
 
     `lengths`: multiples of the window that continuations are scored at too, ascending from 1 (`measure.lengths`), on
     `length_blocks` stretches of the test split, each as long as the longest. The region `rise` is then what the
-    longest costs more than 1.
+    longest costs more than 1. `tasks`: files of questions with choices (`measure.tasks`), by the name of data that was
+    fetched and a file in it, or paths.
     """
 
     swaps: ClassVar[bool] = True
@@ -368,6 +369,7 @@ class Evaluation(Frozen):
     prompt_tokens: PositiveInt = 48
     lengths: Listed[float] = ()
     length_blocks: PositiveInt = 24
+    tasks: Listed[Text] = ()
 
     @model_validator(mode="after")
     def _lengths(self) -> Self:

@@ -26,9 +26,9 @@ from headtohead.data.shards import Example, ExampleStore, order
 from headtohead.data.stream import Sharded, StreamRows
 from headtohead.data.tokenizers import Tokenizer, load_tokenizer
 from headtohead.errors import UserError, about
-from headtohead.files import read_bytes, read_json
+from headtohead.files import read_bytes, read_json, sha256_of
 from headtohead.generate.decoding import greedy
-from headtohead.measure.lengths import as_json, at_lengths, blocks_of, pieces_of, reader_of
+from headtohead.measure.lengths import Reader, as_json, at_lengths, blocks_of, pieces_of, reader_of
 from headtohead.measure.scoring import (
     Nats,
     all_token_nats,
@@ -37,6 +37,9 @@ from headtohead.measure.scoring import (
     score_examples,
     value_of_input,
 )
+from headtohead.measure.tasks.files import read_task
+from headtohead.measure.tasks.judging import judge_choices
+from headtohead.measure.tasks.prompting import Prompting
 from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Batch
 from headtohead.model.budget import flops
@@ -272,6 +275,19 @@ class _Data:
             )
         return ExampleStore.open(self._where, of["store"])
 
+    def file(self, name: str, sha256: str) -> Path:
+        """A file of the prepared data, checked.
+
+        Raises:
+            UserError: it is not the one that the run's description names.
+        """
+        path = self._where / name
+        if not path.is_file() or sha256_of(path) != sha256:
+            raise UserError(
+                f"{path} is not the file that the run names: delete {self._where} and start the study again"
+            )
+        return path
+
     def texts(self) -> list[str]:
         """The scored documents, whole: the windows of their continuations, joined."""
         found: dict[int, list[str]] = {}
@@ -460,6 +476,24 @@ def _all_tokens(
     return nats / math.log(2) / sum(e.input_bytes + e.output_bytes for e in whole)
 
 
+class _Answering:
+    """A network that has just been trained, as `measure.tasks` asks one; it is asked to choose, never to write."""
+
+    def __init__(self, reader: Reader, batch_size: int) -> None:
+        self.reader, self.batch_size = reader, batch_size
+
+    def score(self, input: Sequence[str], output: Sequence[str], /) -> list[float]:
+        """-ln p(output | input) in nats of each pair."""
+        return [float(nats.sum()) for nats in self.reader.nats(input, output, self.batch_size)]
+
+    def generate(self, prompt: Sequence[str], max_tokens: int, /, *, begun: Sequence[str] = ()) -> list[str]:
+        raise NotImplementedError("a study's tasks are choices")
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text is."""
+        return len(self.reader.token_bytes(text))
+
+
 def _beyond(
     model: Transformer, layout: Layout, data: _Data, folder: Path, description: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -477,9 +511,18 @@ def _beyond(
             told["out_of_domain"][name] = {
                 region: bits_per_byte(shown, nats, region) for region in data.regions
             }
+    if not (evaluation.get("tasks") or evaluation.get("lengths")):
+        return told
+    learnt = learnt_by(folder, description)
+    manner = next((o for o in learnt if o.region == "continuation"), learnt[0]).manner(data.codes)
+    if (asked := evaluation.get("tasks")) and description["supervise"] != "holes":
+        network = _Answering(reader_of(model, data.tokenizer, manner), evaluation["rows_per_batch"])
+        told["tasks"] = {}
+        for name, of in asked.items():
+            task = read_task(data.file(of["file"], of["sha256"]))
+            count = network.count_tokens
+            told["tasks"][name] = judge_choices(network, task, Prompting(), count).as_json()
     if (asked := evaluation.get("lengths")) and "continuation" in data.regions:
-        learnt = learnt_by(folder, description)
-        manner = next(o for o in learnt if o.region == "continuation" or len(learnt) == 1).manner(data.codes)
         longest = round(asked["bytes"] * asked["times"][-1])
         blocks = blocks_of(data.texts(), longest, asked["blocks"])
         found = at_lengths(reader_of(model, data.tokenizer, manner), blocks, asked["bytes"], asked["times"])
