@@ -73,6 +73,8 @@ def test_the_verdict_is_that_of_the_results(tmp_path: Path) -> None:
 
 def test_what_is_kept_of_a_study(tmp_path: Path) -> None:
     claims.keep(RESULTS / "first-look", tmp_path)
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "plan.json").write_text('{"arms": 3}')  # a plan, of something else
     kept = {path.name for path in (tmp_path / "first-look").iterdir()}
     assert {"plan.json", "results.jsonl", "timings.jsonl", "report.md"} <= kept
     assert [trial.key for trial in claims.trials(tmp_path)] == ["C1", "C2", "C3"]

@@ -138,6 +138,9 @@ def trials(folder: Path = RESULTS, studies: Path = STUDIES) -> list[Trial]:
     """
     found: list[Trial] = []
     for place in sorted(folder.glob("*/plan.json")):
+        told = read_json(place, "the plan")
+        if not (isinstance(told, dict) and isinstance(told.get("study"), dict)):
+            continue  # a plan of something else
         plan = read_plan(place.parent, "start the study again, which writes it anew")
         if "ladder" in plan:
             found += _of_ladder(place.parent, plan, studies)
