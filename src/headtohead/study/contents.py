@@ -12,7 +12,7 @@ from headtohead.study.drawing import sentence
 from headtohead.study.judgement import Difference, Judgement, joined
 from headtohead.study.ledger import COST_INPUT, COST_OUTPUT, costs, ledger
 from headtohead.study.page import Arm, Crossing, Page, Run
-from headtohead.study.plan import DIMENSIONS
+from headtohead.study.parts import DIMENSIONS
 from headtohead.study.tables import binary, decimal
 
 RENEW_SECONDS = 60

@@ -21,18 +21,8 @@ from headtohead.data.packing import Supervise
 from headtohead.errors import UserError
 from headtohead.model.parts import Listed
 from headtohead.study.loading import check_study
-from headtohead.study.plan import (
-    DataSettings,
-    Evaluation,
-    Frozen,
-    Key,
-    NetworkParts,
-    Rung,
-    Seed,
-    Study,
-    Text,
-    Tuning,
-)
+from headtohead.study.parts import DataSettings, Frozen, Key, NetworkParts, Seed, Text
+from headtohead.study.plan import Evaluation, Rung, Study, Tuning
 from headtohead.study.reading import read_toml, set_values
 from headtohead.study.schedule import Basis, Run, in_order, trials
 from headtohead.study.tuning import for_horizon

@@ -31,7 +31,8 @@ from headtohead.data.splits import Splits, split_by_group
 from headtohead.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from headtohead.errors import UserError
 from headtohead.files import explain_os_error, make_folder, read_json, sha256_of, write_atomic
-from headtohead.study.plan import DataSettings, Study
+from headtohead.study.parts import DataSettings
+from headtohead.study.plan import Study
 
 PARTS = ("train", "tune", "test")
 SCORED_PARTS = ("tune", "test")

@@ -10,7 +10,7 @@ from headtohead.data.fetching.catalogue import CATALOGUE
 from headtohead.data.fetching.fetch import fetched
 from headtohead.errors import UserError
 from headtohead.measure.tasks.files import read_task
-from headtohead.study.plan import DataSettings
+from headtohead.study.parts import DataSettings
 from headtohead.study.prepare import Source, read_source
 
 

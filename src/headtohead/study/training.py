@@ -28,7 +28,6 @@ from headtohead.data.tokenizers import Tokenizer, load_tokenizer
 from headtohead.errors import UserError, about
 from headtohead.files import read_bytes, read_json, sha256_of
 from headtohead.generate.decoding import greedy
-from headtohead.measure.lengths import Reader, as_json, at_lengths, blocks_of, pieces_of, reader_of
 from headtohead.measure.scoring import (
     Nats,
     all_token_nats,
@@ -37,15 +36,12 @@ from headtohead.measure.scoring import (
     score_examples,
     value_of_input,
 )
-from headtohead.measure.tasks.files import read_task
-from headtohead.measure.tasks.judging import judge_choices
-from headtohead.measure.tasks.prompting import Prompting
 from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Batch
 from headtohead.model.budget import flops
 from headtohead.model.transformer import Transformer
+from headtohead.study.beyond import beyond
 from headtohead.study.prepare import Lengths, check_data, held_out, read_data, training_lengths
-from headtohead.study.results import learnt_by
 from headtohead.train.checkpoint import named_tensors
 from headtohead.train.inherit import put
 from headtohead.train.loop import OnLine, Trained, train
@@ -199,7 +195,7 @@ def trained(
     if done.ranks:
         result["processes"] = {"parallel": recipe.parallel, "from_step": done.ranks}
     result["samples"] = _samples(model, longer, data, evaluation)
-    result.update(_beyond(model, longer, data, folder, description))
+    result.update(beyond(model, longer, data, folder, description))
     tensors = {name: whole(tensor.detach()).cpu() for name, tensor in named_tensors(model).items()}
     weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
@@ -474,65 +470,6 @@ def _all_tokens(
         return None
     nats = float(all_token_nats(model, layout, whole, rows_per_batch).sum())
     return nats / math.log(2) / sum(e.input_bytes + e.output_bytes for e in whole)
-
-
-class _Answering:
-    """A network that has just been trained, as `measure.tasks` asks one; it is asked to choose, never to write."""
-
-    def __init__(self, reader: Reader, batch_size: int) -> None:
-        self.reader, self.batch_size = reader, batch_size
-
-    def score(self, input: Sequence[str], output: Sequence[str], /) -> list[float]:
-        """-ln p(output | input) in nats of each pair."""
-        return [float(nats.sum()) for nats in self.reader.nats(input, output, self.batch_size)]
-
-    def generate(self, prompt: Sequence[str], max_tokens: int, /, *, begun: Sequence[str] = ()) -> list[str]:
-        raise NotImplementedError("a study's tasks are choices")
-
-    def count_tokens(self, text: str) -> int:
-        """How many tokens a text is."""
-        return len(self.reader.token_bytes(text))
-
-
-def _beyond(
-    model: Transformer, layout: Layout, data: _Data, folder: Path, description: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Bits per byte of texts out of the domain, and of longer stretches of the held-out text, where they are asked
-    for.
-    """
-    evaluation, told = description["evaluation"], {}
-    if elsewhere := evaluation.get("out_of_domain"):
-        told["out_of_domain"] = {}
-        for name, of in elsewhere["stores"].items():
-            store = data.beyond(of)
-            chosen = held_out(store, elsewhere["windows"], data.regions)
-            shown = data.presented([store[int(i)] for i in chosen])
-            nats = score_examples(model, layout, shown, evaluation["rows_per_batch"])
-            told["out_of_domain"][name] = {
-                region: bits_per_byte(shown, nats, region) for region in data.regions
-            }
-    if not (evaluation.get("tasks") or evaluation.get("lengths")):
-        return told
-    learnt = learnt_by(folder, description)
-    manner = next((o for o in learnt if o.region == "continuation"), learnt[0]).manner(data.codes)
-    if (asked := evaluation.get("tasks")) and description["supervise"] != "holes":
-        network = _Answering(reader_of(model, data.tokenizer, manner), evaluation["rows_per_batch"])
-        told["tasks"] = {}
-        for name, of in asked.items():
-            task = read_task(data.file(of["file"], of["sha256"]))
-            count = network.count_tokens
-            told["tasks"][name] = judge_choices(network, task, Prompting(), count).as_json()
-    if (asked := evaluation.get("lengths")) and "continuation" in data.regions:
-        longest = round(asked["bytes"] * asked["times"][-1])
-        blocks = blocks_of(data.texts(), longest, asked["blocks"])
-        found = at_lengths(reader_of(model, data.tokenizer, manner), blocks, asked["bytes"], asked["times"])
-        told["lengths"] = as_json(found)
-        sizes = [sum(len(piece.encode()) for _, piece in pieces_of(block, longest)) for block in blocks]
-        told["length_blocks"] = {
-            "bytes": sizes,
-            "bits": {f"{at.times:g}": [float(b) for b in at.bits] for at in found if at.refused is None},
-        }
-    return told
 
 
 def _samples(
