@@ -408,7 +408,7 @@ EXCEPTIONS: tuple[tuple[str, Callable[[Cell], bool], str], ...] = (
     (
         "cached one by one",
         lambda cell: (
-            has_rule(cell.family, "prefix")
+            has_rule(cell.family, "prefix", "backward_input")
             and not fills_holes(cell.family)
             and cell.task.form != "all output"
         ),

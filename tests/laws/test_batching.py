@@ -22,9 +22,14 @@ RUNTIME = Runtime(threads=1, precision="fp32", compiled=False, torch=torch.__ver
 
 @pytest.mark.parametrize("cell", cells())
 def test_scores_do_not_depend_on_the_batch(cell: Cell) -> None:
-    """Alone; three in a row; in another order, wider rows, other batch sizes."""
+    """Alone; several in a row; beside others, in another order, of other layouts and batch sizes."""
     examples = cell.examples
     alone = np.array([float(_scored(cell, [[example]], 40, 24)[0]) for example in examples])
+    lengths = ([e.held[0] for e in examples], [e.held[1] for e in examples])
+    rows = plan_rows(*lengths, range(len(examples)), row=90, side=60)
+    assert max(map(len, rows)) > 1
+    packed = _scored(cell, [[examples[i] for i in row] for row in rows], 90, 60)
+    assert np.abs(packed - alone[[i for row in rows for i in row]]).max() < NATS
     for row, side, rows_per_batch in ((40, 24, 1), (60, 34, 2), (90, 60, 64)):
         found = score_examples(cell.model, cell.layout(row, side), examples, rows_per_batch)
         assert np.abs(found - alone).max() < NATS
