@@ -405,8 +405,8 @@ FAULTS = (
     Fault(
         "decoding counts positions one too far",
         running.Standing.advance,
-        "self.position[slots] += 1",
-        "self.position[slots] += 2",
+        "self.position[some] += 1",
+        "self.position[some] += 2",
         (on(GREEDY, "decllm"), on(GREEDY, "redllm")),
     ),
     Fault(

@@ -42,9 +42,12 @@ def quantize(model: Transformer) -> tuple[Transformer, Quantized]:
 def _by_torchao(weight: Tensor) -> tuple[Tensor, Tensor]:
     """int8 values and the scale of each output."""
     try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+        from torchao.quantization import (  # pyright: ignore[reportMissingImports]  an extra of one option
+            Int8WeightOnlyConfig,
+            quantize_,
+        )
     except ImportError as error:
-        raise UserError(f"--quantize int8 needs torchao: pip install 'torchao' ({error})") from None
+        raise UserError(f"--quantize int8 needs torchao: pip install 'headtohead[int8]' ({error})") from None
     n, k = weight.shape
     linear = nn.Linear(k, n, bias=False)
     linear.weight = nn.Parameter(weight.detach().float().clone(), requires_grad=False)

@@ -73,8 +73,9 @@ class Standing:
 
     def advance(self, slots: Sequence[int]) -> None:
         """After one more token."""
-        self.position[slots] += 1
-        self.step[slots] += 1
+        some = list(slots)
+        self.position[some] += 1
+        self.step[some] += 1
 
     def copy(self, source: int, target: int) -> None:
         """Make a slot what another is."""

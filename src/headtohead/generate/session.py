@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -62,7 +62,9 @@ class Session:
         opening = self._opening if self.transcript else list(given)
         return prompt_of(a, opening, [*self.transcript, *begun])
 
-    def ask(self, given: Sequence[int], begun: Sequence[int], sampling: Sampling) -> Iterator[Event]:
+    def ask(
+        self, given: Sequence[int], begun: Sequence[int], sampling: Sampling
+    ) -> Generator[Event, None, None]:
         """One turn: its events, of one choice. What was read and written is part of the transcript once the events
         end, or their iterator is closed early.
 
@@ -84,7 +86,7 @@ class Session:
 
     def _answer(
         self, prompt: Prompt, given: Sequence[int], begun: Sequence[int], sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         slot = self._slot
         assert slot is not None
         number = self.engine.add(prompt, sampling, slot=slot, kept=self.kept)

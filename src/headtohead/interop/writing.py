@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -126,7 +126,7 @@ class Writer:
         history: Literal["input", "output"] = "output" if self.model.frame.given == "output" else "input"
         return Session(self.writes(), history)
 
-    def turn(self, session: Session, text: str, sampling: Sampling) -> Iterator[Event]:
+    def turn(self, session: Session, text: str, sampling: Sampling) -> Generator[Event, None, None]:
         """One turn of a conversation: what is said, framed as an input; what stands before an input only once."""
         frame = self.model.frame
         given, begun = frame.around(self.model.tokenizer.encode(text))

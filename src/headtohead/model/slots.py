@@ -98,8 +98,8 @@ class SlotCache(Cache):
                                 capacity[read.keys] + 1,
                                 width.d_head,
                             )
-                            kv = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)]
-                            made = SlotLayerCache(*kv, filling=self.filling[read.keys])
+                            k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+                            made = SlotLayerCache(k, v, filling=self.filling[read.keys])
                         self.reads[stream.name, index, s, r] = made
 
     def append(self, stream: str, new: Coordinates, standing: Tensor) -> None:
@@ -141,8 +141,8 @@ class SlotCache(Cache):
                         whole.sums[slot : slot + 1].clone(), whole.totals[slot : slot + 1].clone(), kept[keys]
                     )
             else:
-                mine = (t[slot : slot + 1, :, : self.capacity[keys]] for t in (whole.keys, whole.values))
-                one.reads[key] = LayerCache(*mine, kept.get(keys, 0))
+                some = (slice(slot, slot + 1), slice(None), slice(0, self.capacity[keys]))
+                one.reads[key] = LayerCache(whole.keys[some], whole.values[some], kept.get(keys, 0))
         return one
 
     def store(self, slot: int, one: Cache) -> None:

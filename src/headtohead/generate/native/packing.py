@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,7 @@ class Store:
     def __init__(self, kind: Type) -> None:
         self.kind: Type = kind
         self.bytes = 0
-        self._alive: list[Tensor] = []
+        self._alive: list[object] = []
         self._made: dict[tuple[object, ...], structs.Matrix] = {}
 
     def point(self, x: Tensor | None) -> int | None:
@@ -74,6 +74,10 @@ class Store:
         """The address of a tensor's data as it is."""
         self._alive.append(x)
         return x.data_ptr()
+
+    def keep(self, structures: ctypes.Array[Any]) -> None:
+        """Keep what a structure points to."""
+        self._alive.append(structures)
 
     def matrix(
         self, key: tuple[object, ...], parts: Sequence[Part], interleaved: bool = False

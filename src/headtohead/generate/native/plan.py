@@ -94,7 +94,7 @@ class StreamPlan:
                 after = block.attention_after_norms[s]
             made.append(self._sublayer(layer, group, attention, block.attention_norms[s], after))
         sublayers = (structs.Sublayer * len(made))(*made)
-        self.store._alive.append(sublayers)  # type: ignore[arg-type]
+        self.store.keep(sublayers)
         mlp = block.feed_forward
         assert isinstance(mlp, MLP)
         if mlp.gated:

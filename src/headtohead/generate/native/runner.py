@@ -63,7 +63,8 @@ class NativeRunner:
         if (reason := unsupported(a)) is not None:
             raise Unavailable(f"{a.name}: {reason}")
         self._library = library()
-        self.model, self.slots, self.capacity = model, slots, dict(capacity)
+        self.model, self.slots = model, slots
+        self.capacity: Mapping[str, int] = dict(capacity)
         self.threads = threads or torch.get_num_threads()
         self._room = {name: -(-n // LANES) * LANES for name, n in capacity.items()}
         self._store = Store(kind_of(precision, quantized or {}))
@@ -161,7 +162,7 @@ class NativeRunner:
             ]
             self._run(stream, rows, masks, states)
             states[name] = rows
-        self._standing.advance(some)  # type: ignore[arg-type]  an array of numbers is a sequence of them
+        self._standing.advance(slots)
         return self._logits(states[last].x)
 
     def copy(self, source: int, target: int) -> None:
