@@ -16,7 +16,7 @@ from headtohead import __version__, cli
 from headtohead.errors import Interrupted, UserError
 from headtohead.model.presets import families
 
-COMMANDS = ("study", "report", "diff", "budget", "draw", "run")
+COMMANDS = ("study", "report", "claims", "diff", "budget", "draw", "run")
 
 
 def launch(*words: str, **settings: object) -> subprocess.CompletedProcess[str]:
@@ -240,15 +240,15 @@ def test_study_hands_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.run(["study", "studies/x.toml"]) == 0
     assert calls.pop() == {
         "file": Path("studies/x.toml"), "text": [], "pairs": None, "field": "text", "out": None,
-        "workers": None, "dry_run": False, "overrides": [], "on": None, "slurm": [],
+        "workers": None, "dry_run": False, "overrides": [], "on": None, "slurm": [], "shard": None,
     }  # fmt: skip
     words = "study x.toml --text a b --pairs p --field body --out o --workers 3 --dry-run --set m=1 n=2"
-    words += " --on slurm --slurm time=9 --slurm qos=low"
+    words += " --on slurm --slurm time=9 --slurm qos=low --shard 1/2"
     assert cli.run(words.split()) == 0
     assert calls.pop() == {
         "file": Path("x.toml"), "text": [Path("a"), Path("b")], "pairs": Path("p"), "field": "body",
         "out": Path("o"), "workers": 3, "dry_run": True, "overrides": ["m=1", "n=2"], "on": "slurm",
-        "slurm": ["time=9", "qos=low"],
+        "slurm": ["time=9", "qos=low"], "shard": "1/2",
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -34,7 +34,7 @@ from headtohead.measure.tasks.files import read_task
 HELP = "usr/share/libreoffice/help"
 
 
-def tar_of(files: dict[str, str | bytes], mode: str = "w:gz") -> bytes:
+def tar_of(files: Mapping[str, str | bytes], mode: str = "w:gz") -> bytes:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode=mode) as packed:  # type: ignore[call-overload]
         for name, content in files.items():
@@ -53,7 +53,7 @@ def zip_of(files: dict[str, str]) -> bytes:
     return made.getvalue()
 
 
-def deb_of(files: dict[str, str | bytes]) -> bytes:
+def deb_of(files: Mapping[str, str | bytes]) -> bytes:
     def part(name: str, data: bytes) -> bytes:
         header = f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode()
         return header + data + b"\n" * (len(data) % 2)

@@ -55,6 +55,13 @@ def test_lengths_that_cannot_be_are_told(tmp_path: Path, old: str, new: str, sai
         load(write(tmp_path, (BEYOND + CLAIM).replace(old, new)))
 
 
+def test_texts_too_short_for_the_longest_length_are_told_before_anything_runs(tmp_path: Path) -> None:
+    _, _, text = write_study(tmp_path)
+    file = write(tmp_path, BEYOND.replace("lengths = [1, 2, 4]", "lengths = [1, 64]"))
+    printed = finish(file, text, tmp_path / "out", "--dry-run", code=2)
+    assert "asks for held-out texts of 4,096 bytes" in printed
+
+
 def test_a_text_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADTOHEAD_DATA", str(tmp_path))
     with pytest.raises(UserError, match="headtohead data fetch english-mix"):
@@ -109,6 +116,12 @@ def test_from_a_file_to_a_page(tmp_path: Path) -> None:
     study = BEYOND.replace(
         "window_bytes = 64", f'window_bytes = 64\nout_of_domain = ["{other}"]\nout_of_domain_windows = 9'
     )
+    questions = [
+        {"input": f"the people {n}", "choices": ["of the nation", "qzx"], "answer": 0} for n in range(6)
+    ]
+    task = tmp_path / "sense.jsonl"
+    task.write_text("".join(json.dumps(q) + "\n" for q in questions), encoding="utf-8")
+    study = study.replace("length_blocks = 5", f'length_blocks = 5\ntasks = ["{task}"]')
     file, out = write(tmp_path, study + CLAIM), tmp_path / "out"
     finish(file, text, out)
     lines = [json.loads(one) for one in (out / "results.jsonl").read_text().splitlines()]
@@ -118,9 +131,12 @@ def test_from_a_file_to_a_page(tmp_path: Path) -> None:
         assert [at["times"] for at in one["lengths"]] == [1, 2, 4]
         assert set(one["length_blocks"]["bits"]) == {"1", "2", "4"}
         assert len(one["length_blocks"]["bytes"]) == len(one["length_blocks"]["bits"]["4"]) == 5
+        assert [told["questions"] for told in one["tasks"].values()] == [6]
+        assert next(iter(one["tasks"].values()))["chance"] == 0.5
         total = sum(one["length_blocks"]["bits"]["4"]) / sum(one["length_blocks"]["bytes"])
         assert total == pytest.approx(one["lengths"][2]["bits_per_byte"])
     page = (out / "report.md").read_text()
+    assert "/sense" in page and "per byte" in page
     assert "Longer text than in training" in page and "psalms" in page and "| rise |" in page
     html = (out / "report.html").read_text()
     assert 'data-chart="lengths"' in html and "Other texts" in html

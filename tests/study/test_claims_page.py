@@ -39,6 +39,8 @@ def test_every_study_of_a_claim_can_be_matched_and_says_what_would_decide_it(fil
 
 def test_a_claim_is_found_by_its_key() -> None:
     assert claims.find("c18").study == "continuous"
+    assert claims.find("C17").study == "norms"  # C17-cure and its sisters
+    assert claims.find("C1").study == "visibility"  # not C1-flops
     with pytest.raises(UserError, match="puts a claim 'C99' on trial"):
         claims.find("C99")
     with pytest.raises(UserError, match="there is no claim 'C99'"):
@@ -71,6 +73,8 @@ def test_the_verdict_is_that_of_the_results(tmp_path: Path) -> None:
 
 def test_what_is_kept_of_a_study(tmp_path: Path) -> None:
     claims.keep(RESULTS / "first-look", tmp_path)
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "plan.json").write_text('{"arms": 3}')  # a plan, of something else
     kept = {path.name for path in (tmp_path / "first-look").iterdir()}
     assert {"plan.json", "results.jsonl", "timings.jsonl", "report.md"} <= kept
     assert [trial.key for trial in claims.trials(tmp_path)] == ["C1", "C2", "C3"]

@@ -110,6 +110,7 @@ def load(tmp_path: Path, text: str) -> Ladder:
         ("tokens = [1600, 3200, 6400]\n", "", "tokens = "),
         ("tokens = [1600, 3200, 6400]", "tokens = [0.0]", "above zero"),
         ('regions = ["continuation"]', 'regions = ["continuation", "restoration"]', "one region"),
+        ("rows_per_batch = 4", "rows_per_batch = 4\nlengths = [1, 2]", "evaluation.lengths"),
         ('rule = "same-exponents"', 'rule = "same"', "same-exponents"),
         ("rows_per_step = 2", "rows_per_step = 2\nlearning_rate = 1e-2", "looks for it"),
     ],

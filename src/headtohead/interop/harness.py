@@ -12,13 +12,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from headtohead.errors import UserError
+from headtohead.generate.decoding import write
+from headtohead.generate.prompts import Prompt, prompt_of
+from headtohead.generate.requests import Sampling
 from headtohead.interop.loading import load
 from headtohead.interop.own import separate
 from headtohead.interop.scoring import framed_row, nats_by_token
 from headtohead.interop.tokens import encoded_with_ends
 from headtohead.measure.likelihood import ROWS_AT_ONCE, Row, token_nats
 from headtohead.study.results import read_run
+from headtohead.validation import validated
 
 try:
     from lm_eval.api.instance import Instance
@@ -32,7 +38,9 @@ except ImportError as error:
 log = logging.getLogger(__name__)
 USUAL_LENGTH, USUAL_WRITTEN = 2048, 256
 """Tokens of a window where nothing says how many, and of an answer: the harness's own."""
-SETTINGS = frozenset(("until", "max_gen_toks", "max_new_tokens", "max_tokens", "do_sample", "temperature"))
+SETTINGS = frozenset(
+    ("until", "max_gen_toks", "max_new_tokens", "max_tokens", "do_sample", "temperature", "top_k", "top_p")
+)
 
 
 class HeadtoheadLM(LM):
@@ -44,6 +52,8 @@ class HeadtoheadLM(LM):
             than a network of one stack, and each stays within the side that a run was trained with.
         overlap: of a long text, tokens of each window that are given; 1 is the harness's own way.
         specials: "frame", what the network learnt around a text, or "none", the harness's add_bos_token=False.
+        prefix_token_id: what stands before a text that has nothing before it; if left out, the token that ends texts
+            (`interop.scoring.framed_row`). The harness's own backend takes the tokenizer's bos_token.
 
     Raises:
         UserError: no such folder; a window or an overlap that can't be; specials = "none" for a network that
@@ -57,14 +67,17 @@ class HeadtoheadLM(LM):
         max_length: int | None = None,
         overlap: int = 1,
         specials: Literal["frame", "none"] = "frame",
+        prefix_token_id: int | None = None,
         device: str | None = None,
         max_batch_size: int | str | None = None,
     ) -> None:
         super().__init__()
         self.model = load(folder)
         a = self.model.architecture
-        if device not in (None, "cpu"):
-            self.model.network.to(device)
+        if device is not None:
+            # The harness's command line asks for a GPU wherever none is named; as its own backend does, go without.
+            there = torch.device(device).type != "cuda" or torch.cuda.is_available()
+            self.model.network.to(device if there else "cpu")
         self._device = self.model.network.device
         self.batch_size = (
             ROWS_AT_ONCE if isinstance(batch_size, str) and not batch_size.isdigit() else int(batch_size)
@@ -89,6 +102,9 @@ class HeadtoheadLM(LM):
                 f"specials = 'none': {a.name} learnt texts with tokens around them, and needs them"
             )
         self.bare = specials == "none"
+        if prefix_token_id is not None and not 0 <= int(prefix_token_id) < a.vocabulary:
+            raise UserError(f"prefix_token_id = {prefix_token_id}: ids go from 0 to {a.vocabulary - 1}")
+        self.prefix = None if prefix_token_id is None else int(prefix_token_id)
         if self.model.likelihood == "pseudo":
             log.warning("%s fills holes: what is told as a likelihood is a pseudo-likelihood", a.name)
 
@@ -145,9 +161,13 @@ class HeadtoheadLM(LM):
         return row
 
     def _framed(self, given: list[int], asked: list[int]) -> Row:
-        frame = self.model.frame
+        frame, a = self.model.frame, self.model.architecture
+        if self.prefix is not None and not separate(a):
+            shown, begun = ([], []) if self.bare else frame.around([])
+            if not given and not [*shown, *begun]:
+                return Row([self.prefix], [], asked)
         if not self.bare:
-            return framed_row(self.model.architecture, frame, given, asked)
+            return framed_row(a, frame, given, asked)
         beginning = [*frame.before[:1], *frame.ends[:1]][:1]
         return Row(given or beginning, [], asked)
 
@@ -214,31 +234,48 @@ class HeadtoheadLM(LM):
     # ---------------------------------------------------------------------------------------------------- writing
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What is written greedily after each context, up to the first of its stop strings.
+        """What is written after each context, by the decoding loop, up to the first of its stop strings.
+
+        Greedy, unless the task's settings ask for sampling (do_sample, temperature, top_k, top_p); then the draws are
+        those of seed 0, so that the same command gives the same text.
 
         Raises:
-            UserError: sampling, or another setting that isn't known here.
+            UserError: a network that fills holes; a setting that isn't known here.
         """
         found = [""] * len(requests)
-        groups: dict[int, list[int]] = {}
-        for number, request in enumerate(requests):
-            _, settings = _written_request(request)
-            groups.setdefault(_tokens_wanted(settings), []).append(number)
+        model = self.model
+        model.check_writes("generate_until")
+        asked = [_written_request(request) for request in requests]
+        each = [_sampling(settings) for _, settings in asked]
+        order = sorted(range(len(asked)), key=lambda i: (each[i].max_tokens, len(asked[i][0])))
         with tqdm(total=len(requests), disable=disable_tqdm, desc="generate_until") as bar:
-            for tokens, numbers in groups.items():
-                if tokens >= self.max_length:
-                    raise UserError(
-                        f"max_gen_toks = {tokens} leaves no room for a context in max_length = {self.max_length}"
-                    )
-                numbers = sorted(numbers, key=lambda i: -len(requests[i].args[0]))
-                for at in range(0, len(numbers), self.batch_size):
-                    some = numbers[at : at + self.batch_size]
-                    given = [self._shortened(requests[i].args[0], tokens) for i in some]
-                    for i, text in zip(some, self.model.generate(given, max_tokens=tokens), strict=True):
-                        found[i] = _cut(text, _written_request(requests[i])[1].get("until"))
-                        self.cache_hook.add_partial("generate_until", requests[i].args, found[i])
-                    bar.update(len(some))
+            for at in range(0, len(order), self.batch_size):
+                some = order[at : at + self.batch_size]
+                prompts = [self._prompt(asked[i][0], each[i].max_tokens) for i in some]
+                written = write(
+                    model.network,
+                    prompts,
+                    [each[i] for i in some],
+                    ends=model.frame.ends,
+                    never=model.frame.never,
+                    decode=model.tokenizer.decode,
+                )
+                for i, (choice,) in zip(some, written, strict=True):
+                    found[i] = choice.text
+                    self.cache_hook.add_partial("generate_until", requests[i].args, found[i])
+                bar.update(len(some))
         return found
+
+    def _prompt(self, context: str, tokens: int) -> Prompt:
+        """A context as the network is shown it, cut on the left to what the window leaves for it."""
+        if tokens >= self.max_length:
+            raise UserError(
+                f"max_gen_toks = {tokens} leaves no room for a context in max_length = {self.max_length}"
+            )
+        given = self.model.tokenizer.encode(context)
+        cut = self._too_many(self._framed(given, [0] * tokens))
+        row = self._framed(given[min(cut, len(given)) :], [])
+        return prompt_of(self.model.architecture, row.shown, row.begun)
 
 
 register_model("headtohead")(HeadtoheadLM)
@@ -270,22 +307,28 @@ def _written_request(request: Any) -> tuple[str, dict[str, Any]]:
     return context, settings
 
 
-def _tokens_wanted(settings: dict[str, Any]) -> int:
+def _sampling(settings: dict[str, Any]) -> Sampling:
+    """The harness's settings of writing as ours."""
     unknown = [name for name in settings if name not in SETTINGS]
     if unknown:
-        raise UserError(f"generate_until knows no {', '.join(unknown)}: it writes greedily")
-    if settings.get("do_sample") or settings.get("temperature"):
-        raise UserError("generate_until writes greedily: do_sample = false, temperature = 0")
+        raise UserError(
+            f"generate_until knows no {', '.join(unknown)}: it knows {', '.join(sorted(SETTINGS))}"
+        )
     names = ("max_gen_toks", "max_new_tokens", "max_tokens")
-    return next((int(settings[name]) for name in names if settings.get(name)), USUAL_WRITTEN)
-
-
-def _cut(text: str, until: str | Sequence[str] | None) -> str:
-    """The text before the first stop string."""
-    for stop in [until] if isinstance(until, str) else until or []:
-        if stop:
-            text = text.split(stop, 1)[0]
-    return text
+    draws = settings.get("do_sample", settings.get("temperature", 0) not in (0, None))
+    until = settings.get("until") or ()
+    return validated(
+        Sampling,
+        {
+            "max_tokens": next((int(settings[name]) for name in names if settings.get(name)), USUAL_WRITTEN),
+            "stop": [stop for stop in ([until] if isinstance(until, str) else until) if stop],
+            "temperature": float(settings.get("temperature") or 1.0) if draws else 0.0,
+            "top_k": int(settings.get("top_k") or 0) if draws else 0,
+            "top_p": float(settings.get("top_p") or 1.0) if draws else 1.0,
+            "seed": 0,
+        },
+        "generation_kwargs",
+    )
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from headtohead.data.shards import ExampleStore
 from headtohead.data.stream import Sharded
 from headtohead.errors import UserError, about
 from headtohead.files import write_atomic
+from headtohead.interop.folders import read_folder
 from headtohead.interop.loading import Model, load
 from headtohead.measure.lengths import as_json, at_lengths, blocks_of
 from headtohead.study.results import read_run
@@ -67,6 +68,8 @@ def lengths_of_runs(
     if times[-1] != up_to:
         times.append(up_to)
     blocks = blocks_of([d.text for d in load_corpus(text, field).documents], trained * up_to, most_blocks)
+    for folder in folders:  # what can't be read is told before the first one is scored
+        read_folder(folder)
     runs = []
     for number, folder in enumerate(folders):
         model = load(folder)

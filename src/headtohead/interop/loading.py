@@ -175,7 +175,7 @@ class Model:
             raise UserError(f"max_tokens = {max_tokens}: give a whole number from 1 up")
         if not prompt:
             return []
-        self._check_writes("generate")
+        self.check_writes("generate")
         if begun and len(begun) != len(prompt):
             raise UserError(f"generate got {len(prompt)} prompts and {len(begun)} beginnings: they must pair")
         shown, started = self._framed(prompt)
@@ -216,7 +216,8 @@ class Model:
         found = [self.frame.around(self.tokenizer.encode(text)) for text in texts]
         return [shown for shown, _ in found], [begun for _, begun in found]
 
-    def _check_writes(self, what: str) -> None:
+    def check_writes(self, what: str) -> None:
+        """Raises UserError for a network that fills holes: there is no `what` of it."""
         reason = None
         if sees_its_answer(self.architecture, "output"):
             reason = "a place sees what comes after it"

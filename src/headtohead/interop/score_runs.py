@@ -23,6 +23,7 @@ from headtohead.data.reading import lines_of
 from headtohead.data.sources import key_of
 from headtohead.errors import UserError, about
 from headtohead.files import explain_os_error, make_folder
+from headtohead.interop.folders import read_folder
 from headtohead.interop.loading import Model, load
 from headtohead.measure.likelihood import Likelihood
 from headtohead.measure.scoring import over_documents
@@ -112,6 +113,8 @@ def score_runs(
     found: list[dict[str, Any]] = []
     bits: list[np.ndarray] = []
     done = 0
+    for folder in folders:  # what can't be read is told before the first one is scored
+        read_folder(folder)
     for folder in folders:
         model = load(folder)
         kept = _kept(keep, model.fingerprint, how) if keep is not None else {}

@@ -11,7 +11,8 @@ import torch
 from headtohead.errors import UserError
 from headtohead.generate.engine import Engine
 from headtohead.generate.requests import Sampling
-from headtohead.generate.running import EagerRunner, Runner
+from headtohead.generate.runners import make_runner
+from headtohead.generate.running import Runner
 from headtohead.generate.session import Session
 from headtohead.measure.cost import Dialogue, Machine
 from headtohead.measure.limits import matmul_peak, read_bandwidth
@@ -71,8 +72,9 @@ def _type(dtype: str) -> torch.dtype:
 def _runner(a: Architecture, dialogue: Dialogue) -> Runner:
     room = dialogue.turns * dialogue.grows_by + 1
     model = Transformer(a, seed=0).eval()
-    return EagerRunner(
-        model, 1, {s.name: room for s in a.streams}, "bf16" if dialogue.dtype == "bf16" else "fp32"
+    kind = "bf16" if dialogue.dtype == "bf16" else "fp32"
+    return make_runner(
+        model, 1, {s.name: room for s in a.streams}, precision=kind, threads=torch.get_num_threads()
     )
 
 

@@ -112,10 +112,8 @@ def parameter_groups(a: Architecture) -> Groups:
 
 def _layer(a: Architecture, stream: Stream, layer: Layer, lender: Layer | None) -> dict[str, int]:
     """The weights of one layer by group, without what it uses of another stream's layer."""
-    d, found = (
-        a.width(stream).d_model,
-        dict.fromkeys(("attention", "cross_attention", "feed_forward", "norms"), 0),
-    )
+    d = a.width(stream).d_model
+    found: dict[str, int] = {"attention": 0, "cross_attention": 0, "feed_forward": 0, "norms": 0}
     around = _norm(a, d) * (2 if a.norms.place == "both" else 1)
     for reads in layer.sublayers[0 if lender is None else len(lender.sublayers) :]:
         group = "attention" if any(r.keys == stream.name for r in reads) else "cross_attention"

@@ -37,12 +37,10 @@ def rows_of_lengths(a: Architecture, input: int, output: int) -> dict[str, Row]:
     whole = sequence(input, output)
     step = np.maximum(whole.position - input + 1, 0)
     held = {"input": slice(0, input), "output": slice(input, None), "both": slice(None)}
+    ids = np.zeros_like(whole.position)
+    every = Row(ids, whole.position, whole.document, whole.part, step)
     return {
-        stream.name: Row(
-            np.zeros_like(whole.position)[held[stream.holds]],
-            *(axis[held[stream.holds]] for axis in whole),
-            step[held[stream.holds]],
-        )
+        stream.name: Row(*(axis[held[stream.holds]] for axis in every if axis is not None))
         for stream in a.streams
     }
 

@@ -20,7 +20,8 @@ from headtohead.model.budget import Parameters, parameters
 from headtohead.model.matching import On, match, quantity
 from headtohead.model.presets import architecture
 from headtohead.model.reach import check_supervision, crossing
-from headtohead.study.plan import Arm, ArmArchitecture, Shared, Study
+from headtohead.study.parts import ArmArchitecture, Shared
+from headtohead.study.plan import Arm, Study
 from headtohead.validation import explained, validated
 
 SIZED = tuple(Shared.model_fields)

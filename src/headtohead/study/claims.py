@@ -138,6 +138,9 @@ def trials(folder: Path = RESULTS, studies: Path = STUDIES) -> list[Trial]:
     """
     found: list[Trial] = []
     for place in sorted(folder.glob("*/plan.json")):
+        told = read_json(place, "the plan")
+        if not (isinstance(told, dict) and isinstance(told.get("study"), dict)):
+            continue  # a plan of something else
         plan = read_plan(place.parent, "start the study again, which writes it anew")
         if "ladder" in plan:
             found += _of_ladder(place.parent, plan, studies)
@@ -259,6 +262,11 @@ def _natural(key: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", key)]
 
 
+def _is(asked: str, key: str) -> bool:
+    """Whether a claim is asked for: C17 asks for C17-cure too."""
+    return key.lower() == asked.lower() or key.lower().startswith(f"{asked.lower()}-")
+
+
 def find(key: str, folder: Path = STUDIES) -> OnTrial:
     """The study file that puts a claim on trial.
 
@@ -266,8 +274,8 @@ def find(key: str, folder: Path = STUDIES) -> OnTrial:
         UserError: there is none.
     """
     known = on_trial(folder)
-    for one in known:
-        if one.stated.key.lower() == key.lower():
+    for one in sorted(known, key=lambda one: one.stated.key.lower() != key.lower()):
+        if _is(key, one.stated.key):
             return one
     keys = [one.stated.key for one in known]
     raise UserError(f"no study in {folder} puts a claim '{key}' on trial: {suggest(key, keys)}")
@@ -311,8 +319,8 @@ def not_run(done: Iterable[Trial], waiting: Iterable[OnTrial]) -> list[OnTrial]:
 
 
 def _show_one(console: Console, key: str, done: Sequence[Trial], waiting: Sequence[OnTrial]) -> None:
-    own = [trial for trial in done if trial.key.lower() == key.lower()]
-    open_ = [one for one in not_run(done, waiting) if one.stated.key.lower() == key.lower()]
+    own = [trial for trial in done if _is(key, trial.key)]
+    open_ = [one for one in not_run(done, waiting) if _is(key, one.stated.key)]
     if not own and not open_:
         keys = [*(trial.key for trial in done), *(one.stated.key for one in waiting)]
         raise UserError(f"there is no claim '{key}': {suggest(key, list(dict.fromkeys(keys)))}")

@@ -12,7 +12,7 @@ from headtohead.study.drawing import sentence
 from headtohead.study.judgement import Difference, Judgement, joined
 from headtohead.study.ledger import COST_INPUT, COST_OUTPUT, costs, ledger
 from headtohead.study.page import Arm, Crossing, Page, Run
-from headtohead.study.plan import DIMENSIONS
+from headtohead.study.parts import DIMENSIONS
 from headtohead.study.tables import binary, decimal
 
 RENEW_SECONDS = 60
@@ -99,6 +99,7 @@ def contents(page: Page, judgement: Judgement) -> dict[str, Any]:
         ("curves", "Learning curves", has_curves),
         ("lengths", "Longer text", any(page.at_lengths(arm) for arm in page.arms)),
         ("elsewhere", "Other texts", bool(page.elsewhere)),
+        ("tasks", "Tasks", bool(page.tasks)),
         ("seen", "Who sees whom", True),
         ("rates", "Learning rates", bool(page.plan.get("rates"))),
         ("ledger", "Ledger", bool(page.shown)),
@@ -132,6 +133,10 @@ def contents(page: Page, judgement: Judgement) -> dict[str, Any]:
         "differences": judgement.differences,
         "judged": page.judged,
         "elsewhere": _elsewhere(page),
+        "tasks": [
+            (name, [(arm, found) for arm in page.arms if (found := page.task(arm, name))])
+            for name in page.tasks
+        ],
         "elsewhere_names": page.elsewhere,
         "lengths": [(arm, found) for arm in page.arms if (found := page.at_lengths(arm))],
         "compared": bool(drawn),

@@ -351,4 +351,6 @@ def _panel(
         for one, place in zip(costed, places, strict=True)
     ]
     names = names_beside(labels, x, alt.Y("value:Q", scale=scale), colour_of(looks))
-    return alt.layer(line, points, *names).properties(width=width, height=height)
+    made = alt.layer(line, points, *names)
+    assert isinstance(made, alt.LayerChart)
+    return made.properties(width=width, height=height)

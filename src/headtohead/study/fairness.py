@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headtohead.study.plan import DIMENSIONS
+from headtohead.study.parts import DIMENSIONS
 from headtohead.train.recipe import OPTIMIZER_KEYS, SCHEDULE_KEYS, Recipe
 
 NEAR = 0.01

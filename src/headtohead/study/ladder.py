@@ -21,18 +21,8 @@ from headtohead.data.packing import Supervise
 from headtohead.errors import UserError
 from headtohead.model.parts import Listed
 from headtohead.study.loading import check_study
-from headtohead.study.plan import (
-    DataSettings,
-    Evaluation,
-    Frozen,
-    Key,
-    NetworkParts,
-    Rung,
-    Seed,
-    Study,
-    Text,
-    Tuning,
-)
+from headtohead.study.parts import DataSettings, Frozen, Key, NetworkParts, Seed, Text
+from headtohead.study.plan import Evaluation, Rung, Study, Tuning
 from headtohead.study.reading import read_toml, set_values
 from headtohead.study.schedule import Basis, Run, in_order, trials
 from headtohead.study.tuning import for_horizon
@@ -156,6 +146,13 @@ class Ladder(Frozen):
             for end in (claim.first, claim.second):
                 if end not in arms:
                     raise ValueError(f"claim '{claim.key}' is about an arm '{end}': {suggest(end, arms)}")
+        for what, there in (
+            ("data.out_of_domain", self.data.out_of_domain),
+            ("evaluation.lengths", self.evaluation.lengths),
+            ("evaluation.tasks", self.evaluation.tasks),
+        ):
+            if there:
+                raise ValueError(f"{what}: a ladder's runs are scored on its own text alone; leave it out")
         if len(self.data.regions) != 1:
             raise ValueError("data.regions: a ladder fits one loss, so it has one region")
         return self

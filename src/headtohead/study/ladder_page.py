@@ -15,21 +15,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import altair as alt
-import numpy as np
-
 from headtohead.errors import UserError
 from headtohead.files import write_atomic
 from headtohead.measure import ladders
 from headtohead.measure.scaling.fitting import Asked
 from headtohead.measure.scaling.isoflop import fit_isoflop
-from headtohead.measure.scaling.solver import log_law
 from headtohead.measure.scaling.table import Table
 from headtohead.study import charting
-from headtohead.study.charting import BITS, inline
 from headtohead.study.drawing import environment
+from headtohead.study.ladder_charts import charts_of
 from headtohead.study.page import read_results
-from headtohead.study.palette import Ink, inks
+from headtohead.study.palette import inks
 from headtohead.study.results import read_plan
 from headtohead.study.tables import decimal
 
@@ -204,7 +200,7 @@ def _written(page: LadderPage, found: Mapping[str, Any]) -> Path:
     from headtohead.study.report import page_of
 
     looks = dict(zip(page.arms, inks(len(page.arms)), strict=True))
-    charts = _charts(page, found, looks)
+    charts = charts_of(page.rows, found, looks)
     values = contents(page, found)
     text = environment().get_template("ladder.md.jinja").render(values)
     write_atomic(page.folder / "report.md", _tidy(text))
@@ -267,14 +263,21 @@ def contents(page: LadderPage, found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _exponents(
     page: LadderPage, law: Mapping[str, Any]
-) -> list[tuple[str, str, list[tuple[str, float, Any]]]]:
-    """Arm, what N counts, and the exponents under each counting of compute with their intervals."""
-    found = []
-    for arm, told in law["arms"].items():
-        for column, one in told["countings"].items():
-            cells = [(name, value, one["intervals"].get(name)) for name, value in one["exponents"].items()]
-            found.append((page.label[arm], column, cells))
-    return found
+) -> list[tuple[str, str, list[tuple[str, float | None, Any]]]]:
+    """Arm, what N counts, and the exponents under each counting of compute with their intervals. A counting that is the
+    same as another for an arm is not among its own: that arm has no figure there.
+    """
+    every = [one for told in law["arms"].values() for one in told["countings"].values()]
+    names = list(dict.fromkeys(name for one in every for name in one["exponents"]))
+    return [
+        (
+            page.label[arm],
+            column,
+            [(name, one["exponents"].get(name), one["intervals"].get(name)) for name in names],
+        )
+        for arm, told in law["arms"].items()
+        for column, one in told["countings"].items()
+    ]
 
 
 def _differences(page: LadderPage, law: Mapping[str, Any]) -> list[tuple[str, str, float, Any]]:
@@ -329,111 +332,3 @@ def _number(value: float | None, bounds: Sequence[float | None] | None = None) -
         return (f"{x:.4f}" if 0.001 <= abs(x) < 10 else f"{x:.4g}").replace("-", "−")
 
     return one(value) + (f" ({one(bounds[0])} to {one(bounds[1])})" if bounds else "")
-
-
-# --------------------------------------------------------------------------------------------------------
-# Charts
-
-
-def _charts(
-    page: LadderPage, found: Mapping[str, Any], looks: Mapping[str, Ink]
-) -> dict[str, alt.LayerChart]:
-    charts: dict[str, alt.LayerChart] = {}
-    if not page.rows:
-        return charts
-    colour = alt.Color(
-        "arm:N",
-        scale=alt.Scale(domain=list(looks), range=[look.light for look in looks.values()]),
-        legend=None,
-    )
-    for arm in page.arms:
-        own = [row for row in page.rows if row["arm"] == arm]
-        if own:
-            charts[f"runs-{arm}"] = _runs_chart(own, _law_of(found, arm), looks[arm])
-    if found["laws"]:
-        first = next(iter(found["laws"].values()))
-        charts["frontier"] = _frontier_chart(page, first["frontiers"], colour, looks)
-    return charts
-
-
-def _law_of(found: Mapping[str, Any], arm: str) -> dict[str, float] | None:
-    for law in found["laws"].values():
-        return law["arms"][arm]["parameters"]
-    return None
-
-
-def _runs_chart(
-    rows: Sequence[Mapping[str, Any]], law: Mapping[str, float] | None, ink: Ink
-) -> alt.LayerChart:
-    """An arm's runs over tokens, a line of its law for each size; the largest size, which is held out, hollow."""
-    largest = max(row["N"] for row in rows)
-    x = alt.X("D:Q", scale=alt.Scale(type="log", nice=False), title="tokens shown")
-    y = alt.Y("loss:Q", scale=alt.Scale(type="log", nice=False, zero=False), title=BITS)
-    points = [
-        {"D": row["D"], "loss": row["bits_per_byte"], "size": row["size"], "held": row["N"] == largest}
-        for row in rows
-    ]
-    tooltip = [alt.Tooltip("size:N"), alt.Tooltip("D:Q", format=".3s"), alt.Tooltip("loss:Q", format=".3f")]
-    base = alt.Chart(inline(points)).encode(x=x, y=y, tooltip=tooltip)
-    marks = base.mark_point(size=55, opacity=1, stroke=ink.light, filled=True).encode(
-        fill=alt.condition("datum.held", alt.value("transparent"), alt.value(ink.light))
-    )
-    layers: list[Any] = [marks]
-    ends = [
-        {"D": max(r["D"] for r in rows if r["size"] == size), "size": size,
-         "loss": min(r["bits_per_byte"] for r in rows if r["size"] == size)}
-        for size in dict.fromkeys(row["size"] for row in rows)
-    ]  # fmt: skip
-    layers.append(
-        alt.Chart(inline(ends))
-        .mark_text(align="left", dx=7, fontSize=11, color=charting.SOFT)
-        .encode(x=x, y=y, text="size:N")
-    )
-    if law is not None:
-        lines = []
-        for size in dict.fromkeys(row["size"] for row in rows):
-            own = [row for row in rows if row["size"] == size]
-            tokens = np.geomspace(min(r["D"] for r in own), max(r["D"] for r in own), 24)
-            logs = np.log([max(law["E"], 1e-300), law["A"], law["B"]])
-            parameters = np.array([logs[0], logs[1], law["alpha"], logs[2], law["beta"]])
-            places = np.stack([np.full(24, np.log(own[0]["N"])), np.log(tokens)])
-            values = np.exp(log_law(parameters, places))
-            lines += [
-                {"D": float(d), "loss": float(v), "size": size} for d, v in zip(tokens, values, strict=True)
-            ]
-        line = (
-            alt.Chart(inline(lines))
-            .mark_line(color=ink.light, strokeWidth=1.5)
-            .encode(x=x, y=y, detail="size:N")
-        )
-        layers.insert(0, line)
-    return charting.chart_of(alt.layer(*layers), 280)
-
-
-def _frontier_chart(
-    page: LadderPage, frontier: Mapping[str, Any], colour: alt.Color, looks: Mapping[str, Ink]
-) -> alt.LayerChart:
-    """The least loss for a budget by each arm's law with its band, over all runs."""
-    rows, bands = [], []
-    for arm, values in frontier["loss"].items():
-        rows += [{"C": c, "loss": v, "arm": arm} for c, v in zip(frontier["C"], values, strict=True)]
-        bounds = frontier["intervals"][arm]
-        bands += [
-            {"C": c, "low": low, "high": high, "arm": arm}
-            for c, (low, high) in zip(frontier["C"], bounds, strict=False)
-        ]
-    x = alt.X("C:Q", scale=alt.Scale(type="log", nice=False), title="training FLOPs")
-    y = alt.Y("loss:Q", scale=alt.Scale(type="log", nice=False, zero=False), title=BITS)
-    layers: list[Any] = []
-    if bands:
-        layers.append(
-            alt.Chart(inline(bands))
-            .mark_area(opacity=0.18)
-            .encode(x=x, y=alt.Y("low:Q", title=BITS), y2="high:Q", color=colour)
-        )
-    runs = [{"C": r["FLOPs"], "loss": r["bits_per_byte"], "arm": r["arm"]} for r in page.rows]
-    layers.append(alt.Chart(inline(runs)).mark_point(size=22, opacity=0.55).encode(x=x, y=y, color=colour))
-    layers.append(alt.Chart(inline(rows)).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour))
-    names = [{"C": frontier["C"][-1], "loss": v[-1], "arm": arm} for arm, v in frontier["loss"].items()]
-    layers += charting.names_beside(names, x, y, colour)
-    return charting.chart_of(alt.layer(*layers), 320)

@@ -115,6 +115,27 @@ class Page:
         values = [value for value in found if value is not None]
         return sum(values) / len(values) if values else None
 
+    @cached_property
+    def tasks(self) -> list[str]:
+        """The tasks that runs were asked."""
+        return list(dict.fromkeys(name for line in self.shown for name in line.get("tasks", ())))
+
+    def task(self, arm: Arm, name: str) -> dict[str, Any] | None:
+        """How an arm does on a task: each figure's mean over its shown runs, with the largest of the runs' standard
+        errors over questions.
+        """
+        found = [line["tasks"][name] for line in self.of(arm) if name in line.get("tasks", ())]
+        if not found:
+            return None
+        figures = {
+            figure: (
+                sum(one["figures"][figure]["mean"] for one in found) / len(found),
+                max(one["figures"][figure]["standard_error"] or 0.0 for one in found),
+            )
+            for figure in found[0]["figures"]
+        }
+        return {"questions": found[0]["questions"], "chance": found[0].get("chance"), "figures": figures}
+
     def at_lengths(self, arm: Arm) -> list[dict[str, Any]]:
         """The arm's figures at each length, means over its shown runs; `refused` where it has no such positions."""
         runs = [line["lengths"] for line in self.of(arm) if "lengths" in line]

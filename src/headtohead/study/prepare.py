@@ -31,7 +31,8 @@ from headtohead.data.splits import Splits, split_by_group
 from headtohead.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from headtohead.errors import UserError
 from headtohead.files import explain_os_error, make_folder, read_json, sha256_of, write_atomic
-from headtohead.study.plan import DataSettings, Study
+from headtohead.study.parts import DataSettings
+from headtohead.study.plan import Study
 
 PARTS = ("train", "tune", "test")
 SCORED_PARTS = ("tune", "test")
@@ -46,6 +47,8 @@ class Source:
     material: Corpus | Pairs
     beyond: Mapping[str, Corpus] = field(default_factory=dict)
     """Texts out of its domain, by name, that runs are scored on too."""
+    tasks: Mapping[str, Path] = field(default_factory=dict)
+    """Files of questions that runs are asked, by name."""
 
     @property
     def regions(self) -> tuple[str, ...] | None:
@@ -82,6 +85,8 @@ def fingerprint(study: Study, source: Source, tokenizer: Tokenizer | None = None
     beyond = {name: corpus.sha256 for name, corpus in source.beyond.items()}
     if beyond:
         given = {**given, "out_of_domain": beyond, "out_of_domain_windows": study.data.out_of_domain_windows}
+    if source.tasks:
+        given = {**given, "tasks": {name: sha256_of(path) for name, path in source.tasks.items()}}
     return {"format": FORMAT, **found, **given, **({"objectives": own} if own else {})}
 
 
@@ -196,7 +201,14 @@ def _prepare(
     tokenizer.save(folder / "tokenizer.json")
     for part, store in stores.items():
         store.save(folder, part)
-    beyond = {} if not source.beyond else {"out_of_domain": _beyond(study, source, found, folder, tokenizer)}
+    beyond: dict[str, Any] = (
+        {} if not source.beyond else {"out_of_domain": _beyond(study, source, found, folder, tokenizer)}
+    )
+    if source.tasks:
+        beyond["tasks"] = {}
+        for number, (name, path) in enumerate(source.tasks.items()):
+            shutil.copyfile(path, folder / f"task-{number}.jsonl")
+            beyond["tasks"][name] = {"file": f"task-{number}.jsonl", "sha256": sha256_of(path)}
     return {
         **beyond,
         "name": material.name,
@@ -352,6 +364,8 @@ def scored_rows(
     settings, ways = study.data, [None, *study.own_objectives.values()]
     codes = Codes(load_tokenizer(folder / "tokenizer.json"))
     row, side = settings.row, settings.side
+    if study.evaluation.lengths and "test" in windows:
+        _check_lengths(folder, round(study.evaluation.lengths[-1] * settings.window_bytes))
     for part, count in windows.items():
         store = ExampleStore.open(folder, part)
         scored = [store[int(i)] for i in held_out(store, count, regions)]
@@ -364,6 +378,24 @@ def scored_rows(
                 n, m = (1 + held for held in shown.held)
                 row, side = max(row, n + m), max(side, n, m)
     return _rounded(row, settings.row), _rounded(side, settings.side)
+
+
+def _check_lengths(folder: Path, longest: int) -> None:
+    """Whether any held-out document is as long as the longest stretch that is scored: told before anything is trained.
+
+    Raises:
+        UserError: none is.
+    """
+    store = ExampleStore.open(folder, "test")
+    sizes: dict[int, int] = {}
+    for place in store.region_of("continuation"):
+        example = store[int(place)]
+        sizes[example.document] = sizes.get(example.document, 0) + example.input_bytes + example.output_bytes
+    if max(sizes.values(), default=0) < longest:
+        raise UserError(
+            f"evaluation.lengths asks for held-out texts of {longest:,} bytes, and the longest has "
+            f"{max(sizes.values(), default=0):,}: leave out the longest length, or give longer texts"
+        )
 
 
 def _rounded(size: int, trained: int) -> int:

@@ -81,7 +81,7 @@ def study(
     part = None if shard is None else Shard.parse(shard)
     if part is not None and rates is not None:
         raise UserError(f"--shard {part}: {file} is a search of learning rates, whose runs belong together")
-    source = source_of(plan.data, text, pairs, field)
+    source = source_of(plan.data, text, pairs, field, plan.evaluation.tasks)
     with about(file.parent / rates.study if rates else file):
         arms = matched_arms(plan)
     if dry_run:

@@ -281,6 +281,8 @@ def _beyond(basis: Basis) -> dict[str, Any]:
             "windows": basis.study.data.out_of_domain_windows,
             "stores": {name: {key: of[key] for key in ("store", "sha256")} for name, of in found.items()},
         }
+    if tasks := basis.data.get("tasks"):
+        told["tasks"] = tasks
     return told
 
 

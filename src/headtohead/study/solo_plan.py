@@ -21,19 +21,8 @@ from headtohead.model.parts import Listed
 from headtohead.model.presets import architecture as preset_of
 from headtohead.model.reach import sees_its_answer
 from headtohead.study.arms import network_of
-from headtohead.study.plan import (
-    Arm,
-    ArmArchitecture,
-    DataSettings,
-    Evaluation,
-    Frozen,
-    Key,
-    Rung,
-    Rungs,
-    Shared,
-    Study,
-    Text,
-)
+from headtohead.study.parts import ArmArchitecture, DataSettings, Frozen, Key, Shared, Text
+from headtohead.study.plan import Arm, Evaluation, Rung, Rungs, Study
 from headtohead.study.reading import read_toml, set_values
 from headtohead.train.recipe import Recipe
 from headtohead.validation import validated

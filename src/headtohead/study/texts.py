@@ -9,7 +9,8 @@ from headtohead.data.corpora import load_corpus
 from headtohead.data.fetching.catalogue import CATALOGUE
 from headtohead.data.fetching.fetch import fetched
 from headtohead.errors import UserError
-from headtohead.study.plan import DataSettings
+from headtohead.measure.tasks.files import read_task
+from headtohead.study.parts import DataSettings
 from headtohead.study.prepare import Source, read_source
 
 
@@ -35,8 +36,11 @@ def text_at(named: str) -> Path:
     return path
 
 
-def source_of(data: DataSettings, text: Sequence[Path], pairs: Path | None, field: str) -> Source:
-    """What a study reads: what the command line says, else what its file says, else the embedded text.
+def source_of(
+    data: DataSettings, text: Sequence[Path], pairs: Path | None, field: str, asked: Sequence[str] = ()
+) -> Source:
+    """What a study reads, and the tasks that it asks: what the command line says, else what its file says, else the
+    embedded text.
 
     Raises:
         UserError: text that isn't there, or can't be read.
@@ -46,4 +50,16 @@ def source_of(data: DataSettings, text: Sequence[Path], pairs: Path | None, fiel
     else:
         found = read_source(text, pairs, field)
     beyond = {Path(named).stem: load_corpus([text_at(named)]) for named in data.out_of_domain}
-    return Source(found.material, beyond)
+    tasks = {_called(named): text_at(named) for named in asked}
+    for name, path in tasks.items():
+        if not read_task(path).by_choice:
+            raise UserError(
+                f"evaluation.tasks: {name} asks for written answers, which a study doesn't judge: headtohead tasks run"
+            )
+    return Source(found.material, beyond, tasks)
+
+
+def _called(named: str) -> str:
+    """A task file by its folder and name: ``sentiment/test``."""
+    path = Path(named).with_suffix("")
+    return "/".join(path.parts[-2:])

@@ -26,9 +26,8 @@ from headtohead.data.shards import Example, ExampleStore, order
 from headtohead.data.stream import Sharded, StreamRows
 from headtohead.data.tokenizers import Tokenizer, load_tokenizer
 from headtohead.errors import UserError, about
-from headtohead.files import read_bytes, read_json
+from headtohead.files import read_bytes, read_json, sha256_of
 from headtohead.generate.decoding import greedy
-from headtohead.measure.lengths import as_json, at_lengths, blocks_of, pieces_of, reader_of
 from headtohead.measure.scoring import (
     Nats,
     all_token_nats,
@@ -41,8 +40,8 @@ from headtohead.model.architecture import Architecture
 from headtohead.model.batch import Batch
 from headtohead.model.budget import flops
 from headtohead.model.transformer import Transformer
+from headtohead.study.beyond import beyond
 from headtohead.study.prepare import Lengths, check_data, held_out, read_data, training_lengths
-from headtohead.study.results import learnt_by
 from headtohead.train.checkpoint import named_tensors
 from headtohead.train.inherit import put
 from headtohead.train.loop import OnLine, Trained, train
@@ -196,7 +195,7 @@ def trained(
     if done.ranks:
         result["processes"] = {"parallel": recipe.parallel, "from_step": done.ranks}
     result["samples"] = _samples(model, longer, data, evaluation)
-    result.update(_beyond(model, longer, data, folder, description))
+    result.update(beyond(model, longer, data, folder, description))
     tensors = {name: whole(tensor.detach()).cpu() for name, tensor in named_tensors(model).items()}
     weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
@@ -271,6 +270,19 @@ class _Data:
                 f"{self._where / of['store']} is not the data that the run names: its sha256 differs"
             )
         return ExampleStore.open(self._where, of["store"])
+
+    def file(self, name: str, sha256: str) -> Path:
+        """A file of the prepared data, checked.
+
+        Raises:
+            UserError: it is not the one that the run's description names.
+        """
+        path = self._where / name
+        if not path.is_file() or sha256_of(path) != sha256:
+            raise UserError(
+                f"{path} is not the file that the run names: delete {self._where} and start the study again"
+            )
+        return path
 
     def texts(self) -> list[str]:
         """The scored documents, whole: the windows of their continuations, joined."""
@@ -458,38 +470,6 @@ def _all_tokens(
         return None
     nats = float(all_token_nats(model, layout, whole, rows_per_batch).sum())
     return nats / math.log(2) / sum(e.input_bytes + e.output_bytes for e in whole)
-
-
-def _beyond(
-    model: Transformer, layout: Layout, data: _Data, folder: Path, description: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Bits per byte of texts out of the domain, and of longer stretches of the held-out text, where they are asked
-    for.
-    """
-    evaluation, told = description["evaluation"], {}
-    if elsewhere := evaluation.get("out_of_domain"):
-        told["out_of_domain"] = {}
-        for name, of in elsewhere["stores"].items():
-            store = data.beyond(of)
-            chosen = held_out(store, elsewhere["windows"], data.regions)
-            shown = data.presented([store[int(i)] for i in chosen])
-            nats = score_examples(model, layout, shown, evaluation["rows_per_batch"])
-            told["out_of_domain"][name] = {
-                region: bits_per_byte(shown, nats, region) for region in data.regions
-            }
-    if (asked := evaluation.get("lengths")) and "continuation" in data.regions:
-        learnt = learnt_by(folder, description)
-        manner = next(o for o in learnt if o.region == "continuation" or len(learnt) == 1).manner(data.codes)
-        longest = round(asked["bytes"] * asked["times"][-1])
-        blocks = blocks_of(data.texts(), longest, asked["blocks"])
-        found = at_lengths(reader_of(model, data.tokenizer, manner), blocks, asked["bytes"], asked["times"])
-        told["lengths"] = as_json(found)
-        sizes = [sum(len(piece.encode()) for _, piece in pieces_of(block, longest)) for block in blocks]
-        told["length_blocks"] = {
-            "bytes": sizes,
-            "bits": {f"{at.times:g}": [float(b) for b in at.bits] for at in found if at.refused is None},
-        }
-    return told
 
 
 def _samples(

@@ -14,7 +14,7 @@ from headtohead.data.shards import CONTINUE, Example, ExampleStore
 from headtohead.data.tokenizers import Tokenizer, load_tokenizer
 from headtohead.files import read_json, write_atomic
 from headtohead.measure.baselines import baselines
-from headtohead.study.plan import IN_PLACE
+from headtohead.study.parts import IN_PLACE
 from headtohead.study.prepare import held_out
 
 FILE = "baselines.json"

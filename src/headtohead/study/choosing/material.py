@@ -16,7 +16,8 @@ from headtohead.data.shards import ExampleStore, order
 from headtohead.errors import UserError
 from headtohead.files import write_atomic
 from headtohead.study.choosing.candidates import CANDIDATES, REFERENCE, Lengths
-from headtohead.study.plan import Arm, ArmArchitecture, DataSettings, Rung, Rungs, Shared, Study
+from headtohead.study.parts import ArmArchitecture, DataSettings, Shared
+from headtohead.study.plan import Arm, Rung, Rungs, Study
 from headtohead.study.prepare import PARTS, Source, prepare, read_source, row_lengths
 
 VOCABULARIES = (256 + 64, 512, 1024, 2048, 4096, 8192)
