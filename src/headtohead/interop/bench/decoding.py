@@ -155,9 +155,16 @@ def _theirs(a: Architecture, setting: Setting, batch: int, network: Any) -> Call
     ]
     ids = torch.from_numpy(np.stack(rows))
     mask = torch.ones_like(ids)
+    caches = require_transformers().cache_utils
 
     def write() -> float:
         began = time.perf_counter()
+        # By itself it makes T5 a cache with as many layers as the encoder has, which a deeper decoder overruns.
+        kept = (
+            {"past_key_values": caches.EncoderDecoderCache(caches.DynamicCache(), caches.DynamicCache())}
+            if a.two_streams
+            else {}
+        )
         with torch.no_grad():
             found = network.generate(
                 ids,
@@ -166,6 +173,7 @@ def _theirs(a: Architecture, setting: Setting, batch: int, network: Any) -> Call
                 min_new_tokens=setting.new,
                 do_sample=False,
                 num_beams=1,
+                **kept,
             )
         took = time.perf_counter() - began
         there = 1 if a.two_streams else setting.prompt
