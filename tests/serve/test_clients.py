@@ -159,8 +159,7 @@ def test_a_client_that_goes_away_stops_its_request(networks: Path) -> None:
         "model": "causal",
         "prompt": "of",
         "max_tokens": 8000,
-        "temperature": 1.0,
-        "n": 8,
+        "temperature": 0.0,
     }
     with serving(networks, "causal", context=8192, max_tokens=8000) as running:
         client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0, timeout=60)
@@ -176,7 +175,7 @@ def test_a_client_that_goes_away_stops_its_request(networks: Path) -> None:
         with pytest.raises(openai.APITimeoutError):
             gone.completions.create(**asked)
         assert running.idle()
-        assert running.metric("headtohead_completion_tokens_total", model="causal") < 8 * 8000
+        assert running.metric("headtohead_completion_tokens_total", model="causal") < 2 * 8000
 
 
 def test_many_at_once_share_the_steps(unharmed: Running) -> None:
