@@ -251,7 +251,7 @@ FAULTS = (
     ),
     Fault(
         "T5's bias: a decoder's buckets are parted as an encoder's",
-        Transformer._bias,
+        Transformer.position_bias,
         'kind.directions == "both" or self._ahead[stream.name]',
         "True",
         (on(PLAIN, "causal", "mixture", "t5"),),
@@ -265,7 +265,7 @@ FAULTS = (
     ),
     Fault(
         "GLM's positions: steps count from 0",
-        Transformer._embedded,
+        Transformer.embedded,
         "F.embedding(tokens.step, self.steps[name])",
         "F.embedding((tokens.step - 1).clamp(min=0), self.steps[name])",
         (on(PLAIN, "glm", "mixture", "own"), on(PLAIN, "redllm", "mixture", "glm")),
@@ -300,7 +300,7 @@ FAULTS = (
     ),
     Fault(
         "the embeddings' scale is forgotten",
-        Transformer._embedded,
+        Transformer.embedded,
         "if a.embeddings.scaled:",
         "if False:",
         (on(PLAIN, "transformer", "mixture", "own"), on(PLAIN, "every-option-one")),

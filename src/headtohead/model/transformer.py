@@ -173,7 +173,7 @@ class Transformer(nn.Module):
             if known is not None and stream.name in known:
                 finals[stream.name] = known[stream.name]
                 continue
-            x = self._embedded(stream, streams[stream.name], where[stream.name])
+            x = self.embedded(stream, streams[stream.name], where[stream.name])
             # Scoring is eager: without gradients it'd be a second graph to compile for little.
             learning = torch.is_grad_enabled() and cache is None and not plain
             masks = self._masks(stream, streams, where, cache, plain, learning and self._in_blocks)
@@ -237,7 +237,7 @@ class Transformer(nn.Module):
     def _transformed(self, h: Tensor) -> Tensor:
         return h if self.head_transform is None else self.head_transform(h)
 
-    def _embedded(self, stream: Stream, tokens: Tokens, where: Tensor) -> Tensor:
+    def embedded(self, stream: Stream, tokens: Tokens, where: Tensor) -> Tensor:
         """What goes into a stream's first layer: tokens, positions and segments added up, then the norm."""
         a, name = self.architecture, stream.name
         table = self.table(stream)
@@ -281,7 +281,7 @@ class Transformer(nn.Module):
         def bias(keys: str) -> Tensor | None:
             if keys not in biases:
                 there = where[keys] if cache is None else cache.standing[keys]
-                biases[keys] = self._bias(stream, keys, where[stream.name], there)
+                biases[keys] = self.position_bias(stream, keys, where[stream.name], there)
             return biases[keys]
 
         for group in (group for layer in stream.layers for group in layer.sublayers):
@@ -300,7 +300,7 @@ class Transformer(nn.Module):
                 joined[group] = Mask.of(visible, added)
         return {layer.reads: [joined[group] for group in layer.sublayers] for layer in stream.layers}
 
-    def _bias(self, stream: Stream, keys: str, q: Tensor, k: Tensor) -> Tensor | None:
+    def position_bias(self, stream: Stream, keys: str, q: Tensor, k: Tensor) -> Tensor | None:
         """What positions add to the scores (B, H, Tq, Tk) of a stream's queries for keys of a stream."""
         kind = self.architecture.positions
         if not isinstance(kind, RelativeBias | Alibi) or (keys != stream.name and kind.across == "off"):

@@ -199,7 +199,9 @@ class StreamPlan:
             return None
         if keys not in self._biases:
             distances = torch.arange(-self.far, self.far + 1)[None]
-            found = self.model._bias(self.stream, keys, torch.zeros(1, 1, dtype=torch.long), distances)
+            found = self.model.position_bias(
+                self.stream, keys, torch.zeros(1, 1, dtype=torch.long), distances
+            )
             self._biases[keys] = None if found is None else self.store.point(found[0, :, 0])
         return self._biases[keys]
 

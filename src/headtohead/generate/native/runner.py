@@ -192,7 +192,7 @@ class NativeRunner:
     # --------------------------------------------------------------------------------------------------------
 
     def _embedded(self, stream: Stream, tokens: Tokens, stood: Tensor) -> Tensor:
-        return self.model._embedded(stream, tokens, stood)[0].float().contiguous()
+        return self.model.embedded(stream, tokens, stood)[0].float().contiguous()
 
     def _end(self, keys: str, slot: int) -> int:
         """The position after the last token of a slot's stream."""
