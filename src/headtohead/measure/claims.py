@@ -90,42 +90,31 @@ def _silent(c: Comparison) -> bool:
 
 def does_not_beat(region: str, cells: Sequence[Comparison], margin: float) -> RegionFinding:
     """RULES["does-not-beat"] in one region."""
-    outcomes: list[ClaimOutcome] = []
-    reasons: list[str] = []
-    for c in cells:
-        if _silent(c):
-            outcomes.append("undecided")
-            reasons.append(f"{c.contrast.name}: {c.outcome}")
-        elif _gains(c):
-            outcomes.append("contradicted")
-            reasons.append(f"{c.contrast.name}: a gain beyond the margin")
-        elif c.interval[0] > -margin:
-            outcomes.append("supported")
-            reasons.append(f"{c.contrast.name}: no gain as large as the margin")
-        else:
-            outcomes.append("undecided")
-            reasons.append(f"{c.contrast.name}: a gain as large as the margin is neither shown nor ruled out")
-    return RegionFinding(region, together(outcomes), ", ".join(reasons))
+    return _of_gains(region, cells, margin, gain="contradicted", none="supported")
 
 
 def beats(region: str, cells: Sequence[Comparison], margin: float) -> RegionFinding:
     """RULES["beats"] in one region."""
+    return _of_gains(region, cells, margin, gain="supported", none="contradicted")
+
+
+def _of_gains(
+    region: str, cells: Sequence[Comparison], margin: float, *, gain: ClaimOutcome, none: ClaimOutcome
+) -> RegionFinding:
+    """What a `gain` beyond the margin means for the claim in one region, and what it means that `none` is left."""
     outcomes: list[ClaimOutcome] = []
     reasons: list[str] = []
     for c in cells:
-        name = c.contrast.name
         if _silent(c):
-            outcomes.append("undecided")
-            reasons.append(f"{name}: {c.outcome}")
+            outcome, reason = "undecided", c.outcome
         elif _gains(c):
-            outcomes.append("supported")
-            reasons.append(f"{name}: a gain beyond the margin")
+            outcome, reason = gain, "a gain beyond the margin"
         elif c.interval[0] > -margin:
-            outcomes.append("contradicted")
-            reasons.append(f"{name}: no gain as large as the margin")
+            outcome, reason = none, "no gain as large as the margin"
         else:
-            outcomes.append("undecided")
-            reasons.append(f"{name}: a gain as large as the margin is neither shown nor ruled out")
+            outcome, reason = "undecided", "a gain as large as the margin is neither shown nor ruled out"
+        outcomes.append(outcome)
+        reasons.append(f"{c.contrast.name}: {reason}")
     return RegionFinding(region, together(outcomes), ", ".join(reasons))
 
 

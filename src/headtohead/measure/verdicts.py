@@ -41,7 +41,7 @@ from headtohead.measure.statistics import (
     levels,
 )
 from headtohead.measure.variance import Components
-from headtohead.measure.wording import sentence
+from headtohead.measure.wording import decimals, sentence
 
 Result = Mapping[str, Any]
 
@@ -182,11 +182,6 @@ def detectable_before(study: Mapping[str, Any], documents: int, components: Comp
             _scored_in(p, region, study) for p in _planned(study) for region in judged_regions(study)
         ),
     )
-
-
-def _plain(value: float) -> str:
-    """To three decimals, without a zero's sign."""
-    return f"{value:.3f}".replace("-0.000", "0.000")
 
 
 RISE = "rise"
@@ -330,7 +325,7 @@ def _verdict(
             comparison = gate(comparison, value)
         if comparison.outcome != "not judged":
             cautions += [
-                f"{arm} by itself hardly uses its input yet: it is worth {_plain(v)} bits per byte to it"
+                f"{arm} by itself hardly uses its input yet: it is worth {decimals(v)} bits per byte to it"
                 for arm, v in zip(arms, values, strict=True)
                 if v < 5 * comparison.smallest_detectable
             ]

@@ -6,6 +6,11 @@ from headtohead.measure.power import MOST_SEEDS, Settle
 from headtohead.measure.statistics import Comparison
 
 
+def decimals(value: float) -> str:
+    """To three decimals, without a zero's sign."""
+    return f"{value:.3f}".replace("-0.000", "0.000")
+
+
 def sentence(phrase: str, region: str, c: Comparison, margin: float) -> str:
     """One comparison in plain words, such as "A full view of the input: restoration takes 0.031 bits per
     byte less (95 % interval 0.024 to 0.038): different."
