@@ -128,6 +128,15 @@ def complete_run(incomplete: str) -> list[str]:
     return sorted(str(path.parent) for path in Path().glob(f"{incomplete}*/**/run.json"))
 
 
+def exports(folder: Path) -> bool:
+    """Whether transformers has a class for a run's network."""
+    from headtohead.interop.families import to_theirs
+    from headtohead.interop.folders import read_folder
+
+    held = read_folder(folder)
+    return to_theirs(held.architecture, held.weights) is not None
+
+
 def at_least(lowest: int) -> Callable[[str], int]:
     """A parser of whole numbers from ``lowest`` up, whose error names the value."""
 
@@ -141,6 +150,17 @@ def at_least(lowest: int) -> Callable[[str], int]:
         return number
 
     return parse
+
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        parser=at_least(1),
+        help="Runs side by side, one thread each.",
+        show_default="one per core",
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)

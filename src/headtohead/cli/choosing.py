@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headtohead.cli.base import ANSWER, ManyValues, app, at_least
+from headtohead.cli.base import ANSWER, ManyValues, Workers, app, at_least, exports
 
 DATA, SERVING = "Your data", "How it will be used"
 
@@ -66,10 +66,7 @@ def choose(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write.")] = Path("runs/choose"),
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", parser=at_least(1), help="Runs side by side.", show_default="one per core"),
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Find the architecture for your data and your minutes.
 
@@ -79,13 +76,6 @@ def choose(
     Stopped or killed, the same command goes on where it was.
     """
     from headtohead.study.choosing import stages
-
-    def exports(folder: Path) -> bool:
-        from headtohead.interop.families import to_theirs
-        from headtohead.interop.folders import read_folder
-
-        held = read_folder(folder)
-        return to_theirs(held.architecture, held.weights) is not None
 
     request = stages.Request(
         tuple(text or ()), pairs, field, minutes, serve_input, serve_output, max_latency_ms, out, workers

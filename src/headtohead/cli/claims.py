@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headtohead.cli.base import ANSWER, Command, Group, ManyValues, app, at_least
+from headtohead.cli.base import ANSWER, Command, Group, ManyValues, Workers, app
 
 claims = typer.Typer(cls=Group, rich_markup_mode="rich")
 app.add_typer(
@@ -64,15 +64,7 @@ def run(
         Path | None,
         typer.Option(metavar="DIR", help="Where to write.", show_default="runs/<the study's name>"),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            parser=at_least(1),
-            help="Runs side by side, one thread each.",
-            show_default="one per core",
-        ),
-    ] = None,
+    workers: Workers = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the runs, the match, FLOPs and time; start nothing.")
     ] = False,

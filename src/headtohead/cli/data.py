@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headtohead.cli.base import TRAIN, ManyValues, app, at_least
+from headtohead.cli.progress import Line
 from headtohead.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
@@ -222,15 +223,14 @@ def _sources(
     return [files_source(text, field)]
 
 
-class _Shown:
-    """One line that passes on a terminal; elsewhere one a minute."""
+class _Shown(Line):
+    """What is made and read, and about when it ends: one line a minute where it doesn't pass."""
 
     def __init__(self) -> None:
-        import sys
         import time
 
+        super().__init__()
         self.clock = time.monotonic
-        self.live = sys.stderr.isatty()
         self.began = self.shown = self.clock()
         self.first: tuple[float, int] | None = None
         self.shards = 0
@@ -254,12 +254,7 @@ class _Shown:
             pace = (now - self.first[0]) / (progress.read - self.first[1])
             left = max(0.0, pace * (progress.total - progress.read))
             line += f" ({min(1, progress.read / progress.total):.0%}), {duration(left)} left"
-        typer.echo(f"\r\x1b[K{line}" if self.live else line, nl=not self.live, err=True)
-
-    def end(self) -> None:
-        """Take the passing line away."""
-        if self.live:
-            typer.echo("\r\x1b[K", nl=False, err=True)
+        self.show(line)
 
 
 def _tell(out: Path, made: Sharded) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from headtohead.cli.base import ANSWER, AsJson, Command, Group, app
+from headtohead.cli.progress import Line
 from headtohead.errors import Interrupted
 
 data = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode="rich")
@@ -74,26 +75,19 @@ def fetch(
 
     What is there is not fetched again; what was cut off goes on.
     """
-    import sys
-
     from headtohead.data.fetching.catalogue import dataset_named
     from headtohead.data.fetching.fetch import fetch as fetch_one
 
-    live = sys.stderr.isatty()
-
-    def report(line: str) -> None:
-        typer.echo(f"\r\x1b[K{line}" if live else line, nl=not live, err=True)
-
+    line = Line()
     told = []
     for name in names:
         dataset_named(name)
     for name in names:
         try:
-            found = fetch_one(name, report, newer=newer, again=again)
+            found = fetch_one(name, line.show, newer=newer, again=again)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; the same command goes on with {name}") from None
-        if live:
-            typer.echo("\r\x1b[K", nl=False, err=True)
+        line.end()
         dataset = dataset_named(name)
         told.append(
             {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from headtohead.cli.base import ANSWER, AsJson, Command, app, at_least
+from headtohead.cli.progress import Line
 
 
 @app.command(cls=Command, rich_help_panel=ANSWER, short_help="Fit a scaling law to a table of losses.")
@@ -97,7 +97,8 @@ def fit(
 
 def _progress() -> Callable[[int, int], None] | None:
     """How far the resamples are, on a terminal, once it takes more than 2 seconds."""
-    if not sys.stderr.isatty():
+    line = Line()
+    if not line.live:
         return None
     start = shown = time.monotonic()
 
@@ -107,10 +108,8 @@ def _progress() -> Callable[[int, int], None] | None:
         if now - start > 2 and now - shown > 0.5 and done:
             shown = now
             left = (now - start) * (total - done) / done
-            typer.echo(
-                f"\r{done:,} of {total:,} resamples, about {left:.0f} s left \x1b[K", err=True, nl=False
-            )
+            line.show(f"{done:,} of {total:,} resamples, about {left:.0f} s left ")
         if done >= total and shown != start:
-            typer.echo("\r\x1b[K", err=True, nl=False)
+            line.end()
 
     return tell

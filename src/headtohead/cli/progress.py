@@ -1,4 +1,4 @@
-"""How far long work is, on one line of stderr: the share that is done, and about when it ends."""
+"""How far long work is, on one line of stderr."""
 
 from __future__ import annotations
 
@@ -8,11 +8,29 @@ import time
 import typer
 
 
-class Passing:
-    """One line that passes on a terminal; elsewhere one a minute. Nothing for what ends within 2 seconds."""
+class Line:
+    """One line of stderr that passes on a terminal (`live`); elsewhere each stays."""
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
+        self.live = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        """Put it in the place of what stood there."""
+        typer.echo(f"\r\x1b[K{text}" if self.live else text, nl=not self.live, err=True)
+
+    def end(self) -> None:
+        """Take the passing line away."""
+        if self.live:
+            typer.echo("\r\x1b[K", nl=False, err=True)
+
+
+class Passing(Line):
+    """The share that is done, and about when it ends: one line a minute where it doesn't pass. Nothing for what ends
+    within 2 seconds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
         self._began = self._shown = time.monotonic()
         self._first: float | None = None
 
@@ -21,7 +39,7 @@ class Passing:
         now = time.monotonic()
         if self._first is None:
             self._first, self._began = share, now
-        if now - self._shown < ((0.5 if self._shown > self._began else 2) if self._live else 60):
+        if now - self._shown < ((0.5 if self._shown > self._began else 2) if self.live else 60):
             return
         self._shown = now
         line = f"{share:.0%}, {what}"
@@ -29,9 +47,4 @@ class Passing:
             from headtohead.study.display import duration
 
             line += f", {duration((now - self._began) / (share - self._first) * (1 - share))} left"
-        typer.echo(f"\r\x1b[K{line}" if self._live else line, nl=not self._live, err=True)
-
-    def end(self) -> None:
-        """Take the passing line away."""
-        if self._live:
-            typer.echo("\r\x1b[K", nl=False, err=True)
+        self.show(line)

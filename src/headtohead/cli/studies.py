@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headtohead.cli.base import ANSWER, INSIDE, Command, ManyValues, app, at_least, complete_run
+from headtohead.cli.base import ANSWER, INSIDE, Command, ManyValues, Workers, app, complete_run
 from headtohead.errors import UserError
 
 
@@ -42,15 +42,7 @@ def study(
         Path | None,
         typer.Option(metavar="DIR", help="Where to write.", show_default="runs/<the study's name>"),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            parser=at_least(1),
-            help="Runs side by side, one thread each.",
-            show_default="one per core",
-        ),
-    ] = None,
+    workers: Workers = None,
     on: Annotated[
         str | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headtohead.cli.base import TRAIN, ManyValues, app, at_least, complete_run
+from headtohead.cli.base import TRAIN, ManyValues, app, at_least, complete_run, exports
 
 DATA = "Your data"
 
@@ -95,13 +95,6 @@ def train(
 
         held = read_folder(folder)
         return solo.Origin(str(folder), held.architecture, held.weights, held.tokenizer)
-
-    def exports(folder: Path) -> bool:
-        from headtohead.interop.families import to_theirs
-        from headtohead.interop.folders import read_folder
-
-        held = read_folder(folder)
-        return to_theirs(held.architecture, held.weights) is not None
 
     solo.train(
         solo.Words(what, text or [], pairs, shards, field, steps, init_from, out, resume, track, set_ or []),
