@@ -262,7 +262,7 @@ def test_a_step_that_fails_harms_only_what_was_being_written(
         assert engine is not None
 
         def broken(*_: object) -> None:
-            raise RuntimeError("the secret of /work/inside.py")
+            raise RuntimeError("the secret of inside.py")
 
         with monkeypatch.context() as patch:
             patch.setattr(engine.runner, "step", broken)

@@ -101,6 +101,8 @@ SHARES = {"rates": 0.24, "lower": 0.16, "upper": 0.38, "winner": 0.18}
 WITHIN = 0.03
 """Of the reference's cost to serve: at width 64 a step of 16 in d_ff is as much as that."""
 GRID = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)
+HORIZON_EXPONENT = 0.32
+"""See `study.tuning.for_horizon`."""
 ROWS_PER_STEP = 8
 REHEARSAL_STEPS = 20
 NORMS = {"query_key": True, "value": True, "output": True}
@@ -241,7 +243,7 @@ def comparison(plan: Plan, rung: Literal["lower", "upper"]) -> dict[str, Any]:
         "margin": 0.01,
         "seeds": list(b.seeds),
         "rates": "rates.json",
-        "horizon_exponent": 0.32,
+        "horizon_exponent": HORIZON_EXPONENT,
         "declared_differences": DECLARED,
         "data": dict(plan.data),
         "architecture": {**shape.sizes, "positions": "rope", "norms": NORMS},

@@ -14,8 +14,8 @@ import vl_convert
 from markupsafe import Markup
 
 from headtohead.files import read_json, write_atomic
+from headtohead.measure.wording import decimals
 from headtohead.study import charting, figures
-from headtohead.study.choosing.candidates import SHARES
 from headtohead.study.choosing.recommending import Recommendation, Rung
 from headtohead.study.display import duration
 from headtohead.study.drawing import environment, who_sees_whom
@@ -63,13 +63,7 @@ def _values(out: Path, found: Recommendation, decided: Mapping[str, Any]) -> dic
         "margin": upper.page.study["margin"],
         "rows": [_row(found, arm) for arm in ranking],
         "best_first": [arm.label for arm in found.lower.ranking],
-        "agree": found.lower.ranking[:1] == [] or found.lower.ranking[0].key == found.upper.ranking[0].key,
-        "standings": {
-            "behind": "behind",
-            "level": "level",
-            "not settled": "not settled",
-            "not judged": "not judged",
-        },
+        "agree": found.lower.ranking[0].key == found.upper.ranking[0].key,
         "baselines": upper.page.baselines_of(upper.region),
         "rates": [
             (arm, rates["arms"][arm.key]["optimum"], rates["arms"][arm.key]["edge"])
@@ -79,14 +73,12 @@ def _values(out: Path, found: Recommendation, decided: Mapping[str, Any]) -> dic
         "samples": upper.page.samples,
         "winner": read_json(winner, "the result") if winner.is_file() else None,
         "winner_folder": str(out / "winner"),
-        "out": str(out),
         "request": request,
         "plan": plan,
         "material": decided["material"],
         "left_out": decided["left_out"],
         "minutes": {part: duration(seconds) for part, seconds in decided["seconds"].items()},
         "taken": duration(sum(decided["seconds"].values())),
-        "shares": {part: round(100 * share) for part, share in SHARES.items()},
         "command": upper.page.plan["command"],
         "machine": upper.page.plan["machine"],
         "versions": versions(),
@@ -94,7 +86,7 @@ def _values(out: Path, found: Recommendation, decided: Mapping[str, Any]) -> dic
         "decimal": decimal,
         "binary": binary,
         "duration": duration,
-        "plain": lambda value: f"{value:.3f}".replace("-0.000", "0.000"),
+        "plain": decimals,
         "signed": lambda value: charting.signed(value, upper.page.study["margin"]),
     }
 

@@ -35,12 +35,13 @@ from headtohead.study.choosing.candidates import (
 from headtohead.study.choosing.material import cut
 from headtohead.study.choosing.recommending import Recommendation, recommend
 from headtohead.study.display import duration
-from headtohead.study.loading import load
 from headtohead.study.pace import pace
 from headtohead.study.places import Here
+from headtohead.study.plan import Study
 from headtohead.study.prepare import Source, read_source
 from headtohead.study.results import is_done
 from headtohead.study.tuning import for_horizon
+from headtohead.validation import validated
 
 LEAST_MINUTES = 5
 
@@ -103,7 +104,6 @@ def choose(request: Request, exports: Callable[[Path], bool]) -> Recommendation:
     out = request.out
     with FolderLock(out):
         decided = _decided(request, source, out)
-    source = _source(decided, source)
     plan = _plan(decided)
     for name, tables in _studies(plan).items():
         write_atomic(out / f"{name}.toml", candidates.written(tables))
@@ -111,7 +111,7 @@ def choose(request: Request, exports: Callable[[Path], bool]) -> Recommendation:
         print(f"\n{_heading(name, plan, decided)}", flush=True)
         began = time.monotonic()
         try:
-            _study(name, request, decided, source, out)
+            _study(name, request, decided, out)
         finally:
             decided.seconds[name] = decided.seconds.get(name, 0.0) + time.monotonic() - began
             _keep(decided, out)
@@ -166,7 +166,7 @@ def _decided(request: Request, source: Source, out: Path) -> Decided:
         plan = Plan(
             kind, source.material.name, b, made.lengths, made.data, serve, tuple(c.key for c in CANDIDATES)
         )
-        networks = _networks(plan, out)
+        networks = _networks(plan)
         latency = _milliseconds(networks, serve)
         limit = request.max_latency_ms
         fast = [key for key, value in latency.items() if limit is None or value <= limit]
@@ -199,14 +199,9 @@ def _decided(request: Request, source: Source, out: Path) -> Decided:
     return decided
 
 
-def _networks(plan: Plan, out: Path) -> dict[str, Architecture]:
+def _networks(plan: Plan) -> dict[str, Architecture]:
     """The candidates' networks on the upper rung, brought to equal cost."""
-    path = out / "data" / "upper.toml"
-    tables = {**candidates.comparison(plan, "upper"), "rates": None}
-    tables["recipe"] = {**tables["recipe"], "learning_rate": candidates.GRID[0]}
-    write_atomic(path, candidates.written({key: value for key, value in tables.items() if value is not None}))
-    study, _ = load(path)
-    path.unlink()
+    study = validated(Study, candidates.comparison(plan, "upper"), "the upper rung")
     return {key: matched.architecture for key, matched in matched_arms(study).items()}
 
 
@@ -232,12 +227,6 @@ def _plan(decided: Decided) -> Plan:
         tuple(told["serve"]),
         tuple(told["arms"]),
     )
-
-
-def _source(decided: Decided, source: Source) -> Source:
-    """The material as it was cut: without the pairs that are too long."""
-    kept = decided.material["pairs"]
-    return source if kept is None else read_source((), Path(kept), "text")
 
 
 def _keep(decided: Decided, out: Path) -> None:
@@ -266,7 +255,7 @@ def _heading(name: str, plan: Plan, decided: Decided) -> str:
     return f"{what}, about {duration(60 * minutes)}"
 
 
-def _study(name: str, request: Request, decided: Decided, source: Source, out: Path) -> None:
+def _study(name: str, request: Request, decided: Decided, out: Path) -> None:
     folder = out / name
     if not (
         folder / "data" / "data.json"
@@ -328,7 +317,9 @@ def _winner(decided: Decided, found: Recommendation, out: Path) -> dict[str, Any
     arm = next(entry for entry in plan["arms"] if entry["key"] == found.arm.key)
     rates = read_json(out / "rates.json", "the learning rates")
     steps = (decided.winner or {})["steps"]
-    rate = for_horizon(rates["arms"][found.arm.key]["optimum"], rates["steps"], steps, 0.32)
+    rate = for_horizon(
+        rates["arms"][found.arm.key]["optimum"], rates["steps"], steps, candidates.HORIZON_EXPONENT
+    )
     network = {
         k: v for k, v in arm["architecture"].items() if k not in ("name", "vocabulary") and v is not None
     }
