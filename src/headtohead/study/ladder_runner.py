@@ -79,15 +79,15 @@ def run(asked: Asked) -> None:
         basis = basis_of(plan, arms, data, folder / "data", None)
         work = supervised(folder, asked.workers or asked.where.slots(), asked.where)
 
-        def written(runs: Sequence[Run], rates: Mapping[str, float], found: dict[str, Any] | None) -> None:
+        def written(
+            runs: Sequence[Run], rates: Mapping[str, float], found: dict[str, Any] | None, **more: Any
+        ) -> None:
             record = record_of(
                 asked.file, asked.overrides, plan, None, arms, data, basis, runs, dict(rates), found
             )
             keep_promises(folder, record)
-            extra: dict[str, Any] = {"ladder": ladder.model_dump(mode="json", by_alias=True)}
-            if found is not None:
-                extra["left_out"] = [list(entry) for entry in ladder_runs(ladder, basis, rates).left_out]
-            text = json.dumps({**record, **extra}, indent=1, ensure_ascii=False) + "\n"
+            whole = {**record, "ladder": ladder.model_dump(mode="json", by_alias=True), **more}
+            text = json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
             write_atomic(folder / "plan.json", text)
 
         tried = tuning_runs(ladder, basis)
@@ -102,7 +102,7 @@ def run(asked: Asked) -> None:
         rates = rates_of(ladder, _sizes(arms), optima)
         rungs = ladder_runs(ladder, basis, rates)
         check_earlier(folder, rungs.runs)
-        written(rungs.runs, rates, found)
+        written(rungs.runs, rates, found, left_out=[list(entry) for entry in rungs.left_out])
         work(rungs.runs, ladder.title, plan.evaluation.test_windows)
 
 
