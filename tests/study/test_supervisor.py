@@ -27,6 +27,31 @@ def test_a_run_killed_between_its_result_and_its_cleaning_up_is_cleaned_up(tmp_p
     assert (tmp_path / "results.jsonl").read_text(encoding="utf-8") == json.dumps(about) + "\n"
 
 
+def test_a_run_killed_there_under_a_living_study_is_cleaned_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing starts it again: it is done."""
+    run = Run("prefix", 1, "full", 1e-3, {"recipe": {"threads": 1, "steps": 5}}, 1.0)
+    about = {"arm": "prefix", "seed": 1, "rung": "full", "learning_rate": 1e-3, "status": "finished"}
+    write_atomic(tmp_path / "about.json", json.dumps(about))
+    worker = tmp_path / "worker"
+    write_atomic(
+        worker,
+        f"""#!/bin/sh
+for folder; do :; done
+mkdir -p "$folder/checkpoints/step-00000005"
+cp {tmp_path / "about.json"} "$folder/result.json"
+kill -9 $$
+""",
+    )
+    worker.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(worker))
+    Supervisor(tmp_path / "out", "A study", [run], 1, None).work()
+    folder = folder_of(tmp_path / "out", run)
+    assert (folder / "result.json").is_file()
+    assert not (folder / "checkpoints").exists()
+
+
 def test_a_study_that_could_not_do_its_runs_ends_with_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,10 +86,9 @@ class Supervisor:
         failed = None
         for run in self.waiting:
             self._settle(run)
-        for run in self.runs:  # one killed between its result and its cleaning up never runs again
+        for run in self.runs:
             if is_done(folder_of(self.out, run)):
-                clear_checkpoints(folder_of(self.out, run))
-                (folder_of(self.out, run) / lease.FILE).unlink(missing_ok=True)
+                _clear(folder_of(self.out, run))
         results = write_results(self.out, self.runs)
         self.stopped = sum(line["status"] == "stopped" for line in results)
         with self.display:
@@ -175,6 +174,7 @@ class Supervisor:
 
     def _finished(self, run: Run, worker: RunProcess) -> None:
         took = worker.seconds()
+        _clear(worker.folder)
         self.computed += run.cost
         self.busy += took
         self._fill()  # before anything else: a worker's time is what is scarce
@@ -273,3 +273,9 @@ class Supervisor:
         seconds = left * busy / computed / min(self.workers, max(1, len(working))) if computed > 0 else None
         done = len(self.runs) - len(self.waiting) - len(self.active)
         return State(done - self.stopped, self.stopped, len(self.runs), working, seconds)
+
+
+def _clear(folder: Path) -> None:
+    """Of a run that is done: one killed between its result and its cleaning up never runs again."""
+    clear_checkpoints(folder)
+    (folder / lease.FILE).unlink(missing_ok=True)
