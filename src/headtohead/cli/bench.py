@@ -57,7 +57,7 @@ def train(
         training.print_figures(found)
 
 
-@bench.command(cls=Command, short_help="Writing after a prompt, beside transformers' generate.")
+@bench.command(cls=Command, short_help="Writing after a prompt, beside transformers' generate or llama.cpp.")
 def decode(
     names: Annotated[
         list[str] | None,
@@ -68,7 +68,9 @@ def decode(
             show_default=False,
         ),
     ] = None,
-    against: Annotated[str, typer.Option(metavar="PEERS", help="transformers, or none.")] = "transformers",
+    against: Annotated[
+        str, typer.Option(metavar="PEERS", help="transformers, llama.cpp, both with a comma, or none.")
+    ] = "transformers",
     prompt: Annotated[int, typer.Option(metavar="N", parser=at_least(1), help="Tokens of prompt.")] = 128,
     new: Annotated[int, typer.Option(metavar="N", parser=at_least(2), help="Tokens written.")] = 128,
     batches: Annotated[
@@ -84,7 +86,7 @@ def decode(
     rounds: Annotated[int, typer.Option(metavar="N", parser=at_least(1), help="Timed rounds.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Time writing in bf16, greedily, in turns with transformers' network of the same shape.
+    """Time writing in bf16, greedily, in turns with transformers' network of the same shape, and with llama.cpp's.
 
     The share of the limit is that of the time it takes to read every weight once, at the fastest reading of memory that
     the machine showed in the same run.

@@ -134,6 +134,11 @@ template <> struct Types<BF16> {
 
 inline void put(float *p, float x) { *p = x; }
 inline void put(uint16_t *p, float x) { *p = narrow(x); }
+inline void put(float *p, v16 x) { store(p, x); }
+inline void put(uint16_t *p, v16 x) {
+  const u16 u = (u16)x;
+  *reinterpret_cast<h16 *>(p) = __builtin_convertvector((u + 0x7fffu + ((u >> 16) & 1u)) >> 16, h16);
+}
 inline v16 get(const float *p) { return load(p); }
 inline v16 get(const uint16_t *p) { return widen(p); }
 
@@ -327,8 +332,11 @@ inline void some_hidden(const Layer &l, int p, const typename Types<T>::Activati
       const v16 made =
           l.gated ? activated(gate[r][half], l.activation) * acc[r][half] : activated(acc[r][half], l.activation);
       const int at = p * PANEL + half * LANES;
-      for (int i = 0; i < LANES && at + i < l.d_ff; i++)
-        put(h + r * across + at + i, made[i]);
+      if (at + LANES <= l.d_ff)
+        put(h + r * across + at, made);
+      else
+        for (int i = 0; at + i < l.d_ff; i++)
+          put(h + r * across + at + i, made[i]);
     }
 }
 
@@ -383,13 +391,15 @@ inline void unit(float *x, const float *weight, int n, float epsilon) {
 
 // One row. Without the norm it is copied. Where `y` may be `x` itself.
 template <class A> inline void normed(const Norm &norm, const float *x, A *y, int n) {
+  int i = 0;
   if (!norm.there) {
-    for (int i = 0; i < n; i++)
+    for (; i + LANES <= n; i += LANES)
+      put(y + i, load(x + i));
+    for (; i < n; i++)
       put(y + i, x[i]);
   } else if (norm.centred) {
     const float mean = total(x, n) / n;
     v16 s{};
-    int i = 0;
     for (; i + LANES <= n; i += LANES) {
       const v16 d = load(x + i) - mean;
       s += d * d;
@@ -398,11 +408,15 @@ template <class A> inline void normed(const Norm &norm, const float *x, A *y, in
     for (; i < n; i++)
       variance += (x[i] - mean) * (x[i] - mean);
     const float by = 1.0f / std::sqrt(variance / n + norm.epsilon);
-    for (i = 0; i < n; i++)
+    for (i = 0; i + LANES <= n; i += LANES)
+      put(y + i, (load(x + i) - mean) * by * load(norm.weight + i) + (norm.bias ? load(norm.bias + i) : v16{}));
+    for (; i < n; i++)
       put(y + i, (x[i] - mean) * by * norm.weight[i] + (norm.bias ? norm.bias[i] : 0.0f));
   } else {
     const float by = 1.0f / std::sqrt(dot(x, x, n) / n + norm.epsilon);
-    for (int i = 0; i < n; i++)
+    for (; i + LANES <= n; i += LANES)
+      put(y + i, load(x + i) * by * load(norm.weight + i));
+    for (; i < n; i++)
       put(y + i, x[i] * by * norm.weight[i]);
   }
 }

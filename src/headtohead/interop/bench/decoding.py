@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from headtohead.generate.quantizing import quantize
 from headtohead.generate.requests import Sampling
 from headtohead.generate.runners import make_runner
 from headtohead.interop.bench.peers import require_transformers, twin
+from headtohead.interop.bench.writers import LlamaCpp, require_llama_cpp, transformers_writes
 from headtohead.interop.loading import Model, load
 from headtohead.measure.limits import read_bandwidth
 from headtohead.model.architecture import Architecture
@@ -41,7 +45,7 @@ from headtohead.model.transformer import Transformer
 
 DEFAULT = ("decllm-mini", "redllm-mini")
 BATCHES = (1, 8, 32)
-PEERS = ("transformers",)
+PEERS = ("transformers", "llama.cpp")
 OURS_A_ROUND = 3
 """Ours is so short that a single go in a round would be measured worse than the peers."""
 SCORED_BYTES, SCORED_DOCUMENTS = 1000, 8
@@ -73,11 +77,13 @@ def bench_decode(
     if unknown := [peer for peer in against if peer not in PEERS]:
         raise UserError(f"there is no peer '{unknown[0]}' to decode against: {', '.join(PEERS)}")
     wanted = [_network(name) for name in names or DEFAULT]
-    if against:
+    if "transformers" in against:
         require_transformers()
         with torch.device("meta"):
             for a, _, _ in wanted:
                 twin(a, setting.prompt + setting.new)
+    if "llama.cpp" in against:
+        require_llama_cpp()
     torch.set_num_threads(setting.threads)
     bandwidths = [read_bandwidth()]
     found: dict[str, Any] = {}
@@ -142,46 +148,40 @@ class Ours:
         return took, first, statistics.median(steps)
 
 
+def _row(a: Architecture, length: int, seed: int) -> list[int]:
+    """Random tokens."""
+    return np.random.default_rng(seed).integers(len(SPECIALS), a.vocabulary, length).tolist()
+
+
 def _prompt(a: Architecture, length: int, seed: int) -> Prompt:
-    """Random tokens: of the input, and one that begins the output where that is a stream of its own."""
-    ids = np.random.default_rng(seed).integers(len(SPECIALS), a.vocabulary, length).tolist()
-    return prompt_of(a, ids, [1] if a.two_streams else [])
+    """A row as the input, and one token that begins the output where that is a stream of its own."""
+    return prompt_of(a, _row(a, length, seed), [1] if a.two_streams else [])
 
 
-def _theirs(a: Architecture, setting: Setting, batch: int, network: Any) -> Callable[[], float]:
-    rows = [
-        np.random.default_rng(seed).integers(len(SPECIALS), a.vocabulary, setting.prompt)
-        for seed in range(batch)
-    ]
-    ids = torch.from_numpy(np.stack(rows))
-    mask = torch.ones_like(ids)
-    caches = require_transformers().cache_utils
+Writes = Callable[[list[list[int]]], float]
+"""Seconds in which a peer writes the new tokens after these rows."""
 
-    def write() -> float:
-        began = time.perf_counter()
-        # By itself it makes T5 a cache with as many layers as the encoder has, which a deeper decoder overruns.
-        kept = (
-            {"past_key_values": caches.EncoderDecoderCache(caches.DynamicCache(), caches.DynamicCache())}
-            if a.two_streams
-            else {}
-        )
-        with torch.no_grad():
-            found = network.generate(
-                ids,
-                attention_mask=mask,
-                max_new_tokens=setting.new,
-                min_new_tokens=setting.new,
-                do_sample=False,
-                num_beams=1,
-                **kept,
-            )
-        took = time.perf_counter() - began
-        there = 1 if a.two_streams else setting.prompt
-        if found.shape[1] != there + setting.new:
-            raise RuntimeError(f"transformers wrote {found.shape[1] - there} tokens, not {setting.new}")
-        return took
 
-    return write
+def _peers(
+    a: Architecture,
+    against: Sequence[str],
+    setting: Setting,
+    say: Callable[[str], None],
+    end: ExitStack,
+) -> dict[str, Writes]:
+    """What each peer that has a network of this form is timed by; they are gone at the `end`."""
+    found: dict[str, Writes] = {}
+    if "transformers" in against:
+        network = twin(a, setting.prompt + setting.new).eval().bfloat16()
+        found["transformers"] = partial(transformers_writes, network, a.two_streams, setting.new)
+    if "llama.cpp" in against:
+        model = LlamaCpp.of(a, setting.prompt + setting.new, setting.threads)
+        if model is None:
+            say(f"{a.name}: llama.cpp has no network of its form")
+        else:
+            end.enter_context(model)
+            found["llama.cpp"] = partial(model.writes, setting.new)
+    return found
 
 
 @torch.no_grad()
@@ -218,70 +218,69 @@ def _bench(
     quantized: bool,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    network = None
-    if against:
-        network = twin(a, setting.prompt + setting.new).eval().bfloat16()
-        # Of ends there are none here: both write as many tokens as they are told to.
-        network.generation_config.eos_token_id = None
     rounded = quantize(model) if quantized else None
-    entry: dict[str, Any] = {"batches": {}}
-    for batch in setting.batches:
-        say(f"{a.name}: batch {batch}")
-        ours = Ours(model, batch, setting)
-        in_int8 = None if rounded is None else Ours(rounded[0], batch, setting, rounded[1])
-        theirs = None if network is None else _theirs(a, setting, batch, network)
-        products = _products(model, batch)
-        entry.setdefault("weight_bytes", _step_bytes(model))
-        times: dict[str, list[float]] = {
-            "ours": [],
-            "theirs": [],
-            "int8": [],
-            "first": [],
-            "step": [],
-            "products": [],
-        }
-        ours.write()
-        if theirs is not None:
-            theirs()
-        for number in range(setting.rounds):
-            say(f"{a.name}: batch {batch}, round {number + 1} of {setting.rounds}")
-            several = [ours.write() for _ in range(OURS_A_ROUND)]
-            for key, values in zip(("ours", "first", "step"), zip(*several, strict=True), strict=True):
-                times[key].append(statistics.median(values))
-            times["products"].append(statistics.median(products() for _ in range(20)))
-            if in_int8 is not None:
-                times["int8"].append(statistics.median(in_int8.write()[0] for _ in range(OURS_A_ROUND)))
-            if theirs is not None:
-                times["theirs"].append(theirs())
-        tokens = batch * setting.new
-
-        def ratio(key: str, among: dict[str, list[float]]) -> float:
-            return statistics.median(x / y for x, y in zip(among[key], among["ours"], strict=True))
-
-        figures: dict[str, Any] = {
-            "tokens_per_second": tokens / statistics.median(times["ours"]),
-            "step_seconds": statistics.median(times["step"]),
-            "gemv_floor_share": statistics.median(
-                x / y for x, y in zip(times["products"], times["step"], strict=True)
-            ),
-            "time_to_first_token_seconds": statistics.median(times["first"]),
-            "peers": {},
-        }
-        if theirs is not None:
-            figures["peers"]["transformers"] = {
-                "tokens_per_second": tokens / statistics.median(times["theirs"]),
-                "ratio": ratio("theirs", times),
-            }
-        if in_int8 is not None:
-            figures["int8"] = {
-                "tokens_per_second": tokens / statistics.median(times["int8"]),
-                "ratio": 1 / ratio("int8", times),
-            }
-        entry["batches"][str(batch)] = figures
+    entry: dict[str, Any] = {"weight_bytes": _step_bytes(model), "batches": {}}
+    with ExitStack() as end:
+        peers = _peers(a, against, setting, say, end)
+        for batch in setting.batches:
+            say(f"{a.name}: batch {batch}")
+            entry["batches"][str(batch)] = _at_batch(
+                batch, model, rounded, peers, setting, lambda line: say(f"{a.name}: {line}")
+            )
     if rounded is not None:
         say(f"{a.name}: what int8 costs in bits per byte")
         entry["int8_bits_per_byte"] = None if loaded is None else bits_lost(loaded, rounded[0])
     return entry
+
+
+def _at_batch(
+    batch: int,
+    model: Transformer,
+    rounded: tuple[Transformer, Quantized] | None,
+    peers: Mapping[str, Writes],
+    setting: Setting,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """All candidates in turns, round by round."""
+    ours = Ours(model, batch, setting)
+    in_int8 = None if rounded is None else Ours(rounded[0], batch, setting, rounded[1])
+    rows = [_row(model.architecture, setting.prompt, seed) for seed in range(batch)]
+    products = _products(model, batch)
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    ours.write()
+    for writes in peers.values():
+        writes(rows)
+    for number in range(setting.rounds):
+        say(f"batch {batch}, round {number + 1} of {setting.rounds}")
+        several = [ours.write() for _ in range(OURS_A_ROUND)]
+        for key, values in zip(("ours", "first", "step"), zip(*several, strict=True), strict=True):
+            times[key].append(statistics.median(values))
+        times["products"].append(statistics.median(products() for _ in range(20)))
+        if in_int8 is not None:
+            times["int8"].append(statistics.median(in_int8.write()[0] for _ in range(OURS_A_ROUND)))
+        for name, writes in peers.items():
+            times[name].append(writes(rows))
+
+    def beside(key: str) -> dict[str, float]:
+        """A candidate's tokens per second, and how many times as long as ours it takes."""
+        return {
+            "tokens_per_second": batch * setting.new / statistics.median(times[key]),
+            "ratio": statistics.median(x / y for x, y in zip(times[key], times["ours"], strict=True)),
+        }
+
+    figures: dict[str, Any] = {
+        "tokens_per_second": beside("ours")["tokens_per_second"],
+        "step_seconds": statistics.median(times["step"]),
+        "gemv_floor_share": statistics.median(
+            x / y for x, y in zip(times["products"], times["step"], strict=True)
+        ),
+        "time_to_first_token_seconds": statistics.median(times["first"]),
+        "peers": {name: beside(name) for name in peers},
+    }
+    if in_int8 is not None:
+        found = beside("int8")
+        figures["int8"] = {**found, "ratio": 1 / found["ratio"]}
+    return figures
 
 
 def _step_bytes(model: Transformer) -> int:
@@ -324,7 +323,8 @@ def print_figures(found: dict[str, Any]) -> None:
     """The figures as a table, for people."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("network", "batch", "tokens/s", "ratio", "share of limit", "products", "first token"):
-        table.add_column(column, justify="left" if column == "network" else "right")
+        named = column == "network"
+        table.add_column(column, justify="left" if named else "right", no_wrap=named)
     for name, entry in found["models"].items():
         for batch, figures in entry["batches"].items():
             table.add_row(
