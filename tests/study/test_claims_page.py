@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from headtohead.errors import UserError
+from headtohead.model.budget import parameters
 from headtohead.study import claims
 from headtohead.study.arms import matched_arms
+from headtohead.study.dialogue import is_dialogue, load_dialogue
 from headtohead.study.ladder import is_ladder, load_ladder
 from headtohead.study.loading import load
 
@@ -32,6 +34,10 @@ def test_the_page_is_up_to_date() -> None:
 def test_every_study_of_a_claim_can_be_matched_and_says_what_would_decide_it(file: Path) -> None:
     own = [one for one in claims.on_trial() if one.file.name == file.name]
     assert own and all(one.stated.supported_by and one.stated.contradicted_by for one in own)
+    if is_dialogue(file):
+        sizes = [parameters(a)["total"] for a in load_dialogue(file).architectures.values()]
+        assert max(sizes) <= 1.01 * min(sizes)
+        return
     study = load_ladder(file)[1] if is_ladder(file) else load(file)[0]
     arms = matched_arms(study)
     assert all(abs(arm.mismatch or 0.0) <= 0.01 for arm in arms.values())

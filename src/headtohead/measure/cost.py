@@ -207,10 +207,18 @@ def _looked_at(a: Architecture, stream: Stream, input: int, output: int, dtype: 
 
 def default_networks() -> list[Architecture]:
     """The families of `DEFAULT` at the parameters of the first."""
-    reference = architecture(f"{DEFAULT[0]}-{DEFAULT_SIZE}")
-    goal = parameters(reference)["total"]
-    others = [architecture(f"{family}-{DEFAULT_SIZE}") for family in DEFAULT[1:]]
-    return [reference, *(match(other, goal, "parameters").architecture for other in others)]
+    return brought_together([f"{family}-{DEFAULT_SIZE}" for family in DEFAULT])
+
+
+def brought_together(presets: Sequence[str]) -> list[Architecture]:
+    """Presets, those after the first brought to its parameters.
+
+    Raises:
+        UserError: an unknown preset, or one that can't be brought there.
+    """
+    first, *others = (architecture(name) for name in presets)
+    goal = parameters(first)["total"]
+    return [first, *(match(other, goal, "parameters").architecture for other in others)]
 
 
 def correlation(pairs: Sequence[tuple[float, float]]) -> float:

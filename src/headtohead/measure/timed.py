@@ -37,30 +37,42 @@ def measured_machine(dtype: str) -> Machine:
     return Machine(matmul_peak(_type(dtype)), read_bandwidth())
 
 
-def time_dialogues(
+def timed_rounds(
     networks: Sequence[Architecture], dialogue: Dialogue, rounds: int, report: Report
-) -> list[list[Timed]]:
-    """The turns of each network's dialogue: of each turn the fastest of `rounds`. Networks take turns, so that a slow
-    minute of the machine falls on all of them; weights are drawn, tokens too, and no token ends an answer.
+) -> list[list[list[Timed]]]:
+    """Of each round each network's turns. Networks take turns, so that a slow minute of the machine falls on all of
+    them; weights are drawn, tokens too, and no token ends an answer.
 
     Raises:
         UserError: a dtype that isn't computed in, or a network that can't write token by token.
     """
     _type(dialogue.dtype)
     runners = [_runner(a, dialogue) for a in networks]
-    best: list[list[Timed]] = [[] for _ in networks]
+    found: list[list[list[Timed]]] = []
     for number in range(rounds + 1):
-        for a, runner, found in zip(networks, runners, best, strict=True):
+        turns: list[list[Timed]] = []
+        for a, runner in zip(networks, runners, strict=True):
             report(f"{a.name}: {'warming up' if not number else f'round {number} of {rounds}'}")
             # Compilers and allocators are done after two turns.
-            turns = _dialogue(a, runner, dialogue, dialogue.turns if number else min(2, dialogue.turns))
-            if number == 1:
-                found[:] = turns
-            elif number:
-                found[:] = [
-                    min(pair, key=lambda t: t.milliseconds) for pair in zip(found, turns, strict=True)
-                ]
-    return best
+            turns.append(_dialogue(a, runner, dialogue, dialogue.turns if number else min(2, dialogue.turns)))
+        if number:
+            found.append(turns)
+    return found
+
+
+def time_dialogues(
+    networks: Sequence[Architecture], dialogue: Dialogue, rounds: int, report: Report
+) -> list[list[Timed]]:
+    """The turns of each network's dialogue: of each turn the fastest of `rounds`.
+
+    Raises:
+        UserError: as `timed_rounds`.
+    """
+    by_network = zip(*timed_rounds(networks, dialogue, rounds, report), strict=True)
+    return [
+        [min(same, key=lambda turn: turn.milliseconds) for same in zip(*all_rounds, strict=True)]
+        for all_rounds in by_network
+    ]
 
 
 def _type(dtype: str) -> torch.dtype:

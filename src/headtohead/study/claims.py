@@ -23,9 +23,11 @@ from rich.text import Text
 from headtohead.errors import UserError
 from headtohead.files import make_folder, read_json, write_atomic
 from headtohead.measure import claims as claim_rules
-from headtohead.measure import ladders
+from headtohead.measure import dialogues, ladders
 from headtohead.study import ladder_page
+from headtohead.study.dialogue import CHART, DialogueClaim, Found, is_dialogue, load_dialogue
 from headtohead.study.drawing import environment
+from headtohead.study.evidence import Evidence, Trial
 from headtohead.study.judgement import Difference, judge
 from headtohead.study.ladder import LadderClaim, is_ladder, load_ladder
 from headtohead.study.loading import load
@@ -37,7 +39,7 @@ from headtohead.validation import suggest
 
 STUDIES, RESULTS = Path("studies/claims"), Path("results")
 PAGE = Path("docs/claims.md")
-RULES = {**claim_rules.RULES, **ladders.RULES}
+RULES = {**claim_rules.RULES, **ladders.RULES, **dialogues.RULES}
 """All decision rules by name, as they are printed."""
 KEPT = (
     "plan.json",
@@ -47,6 +49,7 @@ KEPT = (
     "ladder.csv",
     "fits.json",
     "report.md",
+    CHART,
 )
 """Of a study's folder, what is kept of it as evidence; the baselines beside them."""
 
@@ -55,7 +58,7 @@ KEPT = (
 class OnTrial:
     """A claim in a study file that may be run. study: its name."""
 
-    stated: Stated | LadderClaim
+    stated: Stated | LadderClaim | DialogueClaim
     file: Path
     study: str
 
@@ -63,53 +66,6 @@ class OnTrial:
     def rule(self) -> str:
         """The text of its decision rule."""
         return RULES[self.stated.rule]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A difference that a claim rests on, as it is printed: of which arms, where, and how it ended.
-
-    value, low, high: bits per byte, or what `where` says; None where there is no figure.
-    """
-
-    arms: str
-    where: str
-    value: float | None
-    low: float | None
-    high: float | None
-    detectable: str
-    value_of_input: float | None
-    outcome: str
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A claim in the results of one study: how it ended, what it rests on, and at what scale.
-
-    findings: (where, outcome, why). scale: parameters and tokens, in words. command: what repeats it.
-    """
-
-    folder: Path
-    study: str
-    stated: Mapping[str, Any]
-    outcome: str
-    findings: tuple[tuple[str, str, str], ...]
-    evidence: tuple[Evidence, ...]
-    seeds: int
-    scale: str
-    margin: str
-    command: str
-    version: str
-
-    @property
-    def key(self) -> str:
-        return self.stated["key"]
-
-    @property
-    def rule(self) -> str:
-        """The text of its decision rule."""
-        return RULES[self.stated["rule"]]
 
 
 def on_trial(folder: Path = STUDIES) -> list[OnTrial]:
@@ -123,6 +79,10 @@ def on_trial(folder: Path = STUDIES) -> list[OnTrial]:
         if is_ladder(file):
             ladder, _ = load_ladder(file)
             found += [OnTrial(claim, file, ladder.name) for claim in ladder.claims]
+            continue
+        if is_dialogue(file):
+            study = load_dialogue(file)
+            found += [OnTrial(claim, file, study.name) for claim in study.claims]
             continue
         study, rates = load(file)
         if rates is None:
@@ -144,6 +104,8 @@ def trials(folder: Path = RESULTS, studies: Path = STUDIES) -> list[Trial]:
         plan = read_plan(place.parent, "start the study again, which writes it anew")
         if "ladder" in plan:
             found += _of_ladder(place.parent, plan, studies)
+        elif plan["study"].get("kind") == "dialogue":
+            found += _of_dialogue(place.parent, studies)
         elif plan["study"].get("claims"):
             found += _of_study(place.parent, studies)
     return sorted(found, key=lambda one: (_natural(one.key), str(one.folder)))
@@ -170,10 +132,13 @@ def _of_study(folder: Path, studies: Path) -> list[Trial]:
                 folder=folder,
                 study=page.study["name"],
                 stated=stated,
+                rule=RULES[stated["rule"]],
                 outcome=claim.outcome if judgement.final else "still running",
                 findings=tuple((f.region, f.outcome, f.reason) for f in claim.findings),
                 evidence=tuple(evidence),
-                seeds=sum(all((arm, seed) in runs for arm in arms) for seed in page.study["seeds"]),
+                repeated=_seeds(
+                    sum(all((arm, seed) in runs for arm in arms) for seed in page.study["seeds"])
+                ),
                 scale=_scale([page.arm(key).parameters for key in arms], shown),
                 margin=f"±{page.study['margin']:g} bits per byte",
                 command=_command(page.plan, stated["key"], studies),
@@ -214,10 +179,11 @@ def _of_ladder(folder: Path, plan: Mapping[str, Any], studies: Path) -> list[Tri
                 folder=folder,
                 study=page.ladder["name"],
                 stated=stated,
+                rule=RULES[stated["rule"]],
                 outcome=said["outcome"] if page.finished else "still running",
                 findings=(("the laws", said["outcome"], said["reason"]),),
                 evidence=tuple(evidence) if stated["rule"] == "same-exponents" else (),
-                seeds=len(page.ladder["seeds"]),
+                repeated=_seeds(len(page.ladder["seeds"])),
                 scale=_scale(sizes, [row["D"] for row in page.rows], spread=True),
                 margin=f"±{page.ladder['margin']:g} of an exponent",
                 command=_command(plan, stated["key"], studies),
@@ -225,6 +191,42 @@ def _of_ladder(folder: Path, plan: Mapping[str, Any], studies: Path) -> list[Tri
             )
         )
     return found
+
+
+def _of_dialogue(folder: Path, studies: Path) -> list[Trial]:
+    found = Found(folder)
+    trials = []
+    for claim, stated in zip(found.study.claims, found.plan["study"]["claims"], strict=True):
+        outcome, why = found.decided(claim)
+        first = claim.back_only[0]
+        grown = {name: dialogues.growth(found.held[name], found.held[first]) for name in claim.others}
+        trials.append(
+            Trial(
+                folder=folder,
+                study=found.study.name,
+                stated=stated,
+                rule=RULES[claim.rule],
+                outcome=outcome,
+                findings=(("the turns", outcome, why),),
+                evidence=tuple(
+                    Evidence(
+                        f"{first} → {name}", "growth of the gap, in turns", g.value, g.low, g.high, "", None,
+                        f"keeps {found.held[name].kept[-1]:,} of the input in the last turn", "",
+                    )
+                    for name, g in grown.items()
+                ),
+                repeated=f"{found.study.rounds} rounds",
+                scale=found.scale,
+                margin=f"{found.study.margin:g} of a turn",
+                command=_command(found.plan, claim.key, studies),
+                version=_version(found.plan),
+            )
+        )  # fmt: skip
+    return trials
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 def _with_settling(d: Difference) -> str:
@@ -297,11 +299,11 @@ def show(key: str | None, results: Path = RESULTS, studies: Path = STUDIES) -> N
         _show_one(console, key, done, waiting)
         return
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    for heading in ("claim", "verdict", "study", "seeds", "what is claimed, and at what scale"):
+    for heading in ("claim", "verdict", "study", "repeated", "what is claimed, and at what scale"):
         table.add_column(heading, overflow="fold", no_wrap=heading in ("claim", "verdict"))
     for trial in done:
         table.add_row(
-            Text(trial.key, style="bold"), trial.outcome, trial.study, str(trial.seeds),
+            Text(trial.key, style="bold"), trial.outcome, trial.study, trial.repeated,
             Text.assemble(f"{trial.stated['sentence']} ", (trial.scale, "dim")),
         )  # fmt: skip
     for one in not_run(done, waiting):
@@ -332,7 +334,7 @@ def _show_one(console: Console, key: str, done: Sequence[Trial], waiting: Sequen
         for one in trial.evidence:
             if one.sentence:
                 console.print(f"  {one.sentence}", markup=False)
-        console.print(f"  {trial.seeds} seeds, {trial.scale}; margin {trial.margin}", markup=False)
+        console.print(f"  {trial.repeated}, {trial.scale}; margin {trial.margin}", markup=False)
         console.print(f"  rule: {trial.rule}", markup=False, style="dim")
         console.print(f"  {trial.command}\n", markup=False)
     for one in open_:
@@ -383,8 +385,9 @@ def keep(folder: Path, results: Path = RESULTS) -> Path:
         UserError: no study there, or one that isn't finished.
     """
     plan = read_plan(folder, "start the study again, which writes it anew")
-    done = ladder_page.read(folder).finished if "ladder" in plan else read(folder).moment == "finished"
-    if not done:
+    if plan["study"].get("kind") != "dialogue" and not (
+        ladder_page.read(folder).finished if "ladder" in plan else read(folder).moment == "finished"
+    ):
         raise UserError(f"{folder} is not finished: what is kept is what all its runs say")
     place = results / plan["study"]["name"]
     make_folder(place)

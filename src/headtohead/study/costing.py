@@ -92,13 +92,12 @@ def print_cost(
         machine, costed = _measured(costed, dialogue, rounds)
     elif machine is not None:
         costed = [Costed(a, dialogue_cost(a, dialogue, machine)) for a in networks]
-    found = entry(costed, dialogue, machine)
     if chart is not None:
         write_chart(chart, costed)
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(entry(costed, dialogue, machine), indent=1))
         return
-    _print_tables(costed, dialogue, found)
+    print_tables(costed, dialogue, machine)
     if chart is not None:
         print(f"drawn: {chart}")
 
@@ -130,7 +129,7 @@ def network_of(name: str) -> Architecture:
 def _measured(costed: Sequence[Costed], dialogue: Dialogue, rounds: int) -> tuple[Machine, list[Costed]]:
     from headtohead.measure.timed import measured_machine, time_dialogues
 
-    report = _reporter(len(costed) * (rounds + 1))
+    report = reporter(len(costed) * (rounds + 1))
     timed = time_dialogues([one.network for one in costed], dialogue, rounds, report)
     machine = measured_machine(dialogue.dtype)
     report("")
@@ -142,12 +141,16 @@ def _measured(costed: Sequence[Costed], dialogue: Dialogue, rounds: int) -> tupl
                 raise AssertionError(
                     f"{one.network.name}, turn {turn.number}: {turn.kept} modelled as kept, {was.kept} were"
                 )
-        pairs = zip(modelled, turns, strict=True)
-        found.append(Costed(one.network, [replace(turn, measured=was.milliseconds) for turn, was in pairs]))
+        found.append(Costed(one.network, as_measured(modelled, [was.milliseconds for was in turns])))
     return machine, found
 
 
-def _reporter(steps: int) -> Callable[[str], None]:
+def as_measured(turns: Sequence[Turn], milliseconds: Sequence[float]) -> list[Turn]:
+    """Turns with the times they took."""
+    return [replace(turn, measured=took) for turn, took in zip(turns, milliseconds, strict=True)]
+
+
+def reporter(steps: int) -> Callable[[str], None]:
     """One line on a terminal that says what is being timed, and how long it will take by what it took so far."""
     began, done = time.monotonic(), 0
 
@@ -165,12 +168,6 @@ def _reporter(steps: int) -> Callable[[str], None]:
 
 def entry(costed: Sequence[Costed], dialogue: Dialogue, machine: Machine | None) -> dict[str, Any]:
     """What ``--json`` prints."""
-    pairs = [
-        (turn.milliseconds, turn.measured)
-        for one in costed
-        for turn in one.turns
-        if turn.milliseconds is not None and turn.measured is not None
-    ]
     return {
         "dialogue": {
             "turns": dialogue.turns,
@@ -181,7 +178,7 @@ def entry(costed: Sequence[Costed], dialogue: Dialogue, machine: Machine | None)
         "machine": None
         if machine is None
         else {"flops_per_second": machine.peak, "bytes_per_second": machine.bandwidth},
-        "correlation": correlation(pairs) if len(pairs) > 1 else None,
+        "correlation": correlated(costed),
         "networks": {
             one.network.name: {
                 "parameters": parameters(one.network)["total"],
@@ -191,6 +188,17 @@ def entry(costed: Sequence[Costed], dialogue: Dialogue, machine: Machine | None)
             for one in costed
         },
     }
+
+
+def correlated(costed: Sequence[Costed]) -> float | None:
+    """Pearson's correlation of modelled and measured milliseconds over networks and turns; None without both."""
+    pairs = [
+        (turn.milliseconds, turn.measured)
+        for one in costed
+        for turn in one.turns
+        if turn.milliseconds is not None and turn.measured is not None
+    ]
+    return correlation(pairs) if len(pairs) > 1 else None
 
 
 def _turn(turn: Turn) -> dict[str, Any]:
@@ -213,7 +221,8 @@ def _turn(turn: Turn) -> dict[str, Any]:
 Figure = Callable[[Turn], float]
 
 
-def _print_tables(costed: Sequence[Costed], dialogue: Dialogue, found: dict[str, Any]) -> None:
+def print_tables(costed: Sequence[Costed], dialogue: Dialogue, machine: Machine | None = None) -> None:
+    """FLOPs, bytes and milliseconds of each turn, for people."""
     shown: list[tuple[str, Callable[[Sequence[Turn]], str]]] = [
         ("FLOPs", lambda turns: decimal(sum(turn.flops for turn in turns))),
         ("bytes", lambda turns: decimal(sum(turn.bytes for turn in turns))),
@@ -229,15 +238,14 @@ def _print_tables(costed: Sequence[Costed], dialogue: Dialogue, found: dict[str,
     )
     for one in costed:
         print(f"{one.network.name}: {_what_is_kept(one)}")
-    if found["machine"] is not None:
-        machine = found["machine"]
+    agreement = correlated(costed)
+    if machine is not None:
         print(
-            f"ms: the longer of FLOPs at {decimal(machine['flops_per_second'])}FLOP/s and bytes at "
-            f"{decimal(machine['bytes_per_second'])}B/s, pass by pass"
-            + ("; then as measured." if found["correlation"] is not None else ".")
+            f"ms: the longer of FLOPs at {decimal(machine.peak)}FLOP/s and bytes at {decimal(machine.bandwidth)}B/s, "
+            "pass by pass" + ("; then as measured." if agreement is not None else ".")
         )
-    if found["correlation"] is not None:
-        print(f"Correlation of modelled and measured milliseconds: {found['correlation']:.3f}")
+    if agreement is not None:
+        print(f"Correlation of modelled and measured milliseconds: {agreement:.3f}")
 
 
 def _milliseconds(turns: Sequence[Turn]) -> str:

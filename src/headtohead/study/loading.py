@@ -27,7 +27,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, RatesStudy |
     tables = read_toml(path, "the study file")
     kind = tables.get("kind", "compare")
     if kind not in ("compare", "rates"):
-        raise UserError(f"{path}: kind = {kind!r}: it should be 'compare', 'rates' or 'ladder'")
+        raise UserError(f"{path}: kind = {kind!r}: it should be 'compare', 'rates', 'ladder' or 'dialogue'")
     if kind == "compare":
         return _study(path, tables, overrides), None
     inner = [assignment.removeprefix("study.") for assignment in overrides if assignment.startswith("study.")]

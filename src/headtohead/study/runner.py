@@ -24,6 +24,8 @@ from headtohead.files import FolderLock, write_atomic
 from headtohead.model.budget import cache_bytes
 from headtohead.study import estimate
 from headtohead.study.arms import Matched, matched_arms, too_large, vocabulary
+from headtohead.study.dialogue import is_dialogue
+from headtohead.study.dialogue import run as run_dialogue
 from headtohead.study.ladder import is_ladder
 from headtohead.study.loading import learning_rates, load
 from headtohead.study.parting import Shard
@@ -76,6 +78,11 @@ def study(
             raise UserError(f"--shard {shard}: {file} is a ladder, whose sizes share their search")
         words = ladder_runner.Words(text, pairs, field)
         ladder_runner.run(ladder_runner.Asked(file, overrides, words, out, workers, dry_run, where))
+        return
+    if is_dialogue(file):
+        if on is not None or shard is not None:
+            raise UserError(f"{file} holds dialogues on this machine, in turns: without --on and --shard")
+        run_dialogue(file, overrides, out, dry_run)
         return
     plan, rates = load(file, overrides)
     part = None if shard is None else Shard.parse(shard)
