@@ -75,7 +75,6 @@ class LlamaCpp:
         text = ByteTokenizer((MASK,)).content
         write_gguf(self._path, Held(a, named_tensors(Transformer(a)), own_frame(), text), "bf16")
         self._room, self._threads = room, threads
-        self._servers: dict[int, Any] = {}
 
     @classmethod
     def of(cls, a: Architecture, room: int, threads: int) -> LlamaCpp | None:
@@ -88,28 +87,27 @@ class LlamaCpp:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._servers.clear()
         self._folder.cleanup()
 
     def _server(self, slots: int) -> Any:
-        if slots not in self._servers:
-            package = require_llama_cpp()
-            options = package.CommonParams()
-            options.model.path = str(self._path)
-            options.n_parallel, options.n_ctx, options.n_gpu_layers = slots, slots * self._room, 0
-            options.cpuparams.n_threads = options.cpuparams_batch.n_threads = self._threads
-            options.verbosity = -1
-            self._servers = {slots: package.Server(options)}
-        return self._servers[slots]
+        package = require_llama_cpp()
+        options = package.CommonParams()
+        options.model.path = str(self._path)
+        options.n_parallel, options.n_ctx, options.n_gpu_layers = slots, slots * self._room, 0
+        options.cpuparams.n_threads = options.cpuparams_batch.n_threads = self._threads
+        options.verbosity = -1
+        return package.Server(options)
 
     def writes(self, new: int, rows: list[list[int]]) -> float:
-        """Seconds for `new` tokens after each of the rows, all at once in as many slots, greedily.
+        """Seconds for `new` tokens after each of the rows, all at once in as many slots, greedily. Its server is there
+        for this alone: between requests its threads go on spinning, and what is timed next would share the cores.
 
         Raises:
             RuntimeError: it wrote another number.
         """
         server = self._server(len(rows))
         asked = {"n_predict": new, "temperature": 0.0, "ignore_eos": True, "cache_prompt": False}
+        server.handle_completions({**asked, "n_predict": 2, "prompt": rows[0]})  # warms up
         began = time.perf_counter()
         found = server.handle_completions({**asked, "prompt": rows if len(rows) > 1 else rows[0]})
         took = time.perf_counter() - began
