@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from headtohead import cli
 from headtohead.errors import UserError
@@ -313,12 +314,17 @@ def test_metrics_are_prometheus_text() -> None:
     metrics.request("/v1/models", 200, 0.2)
     metrics.step('a "name"\n', 0.01, 5)
     metrics.load("a", 2, 1)
-    for line in metrics.text().splitlines():
-        assert re.fullmatch(r'# (HELP|TYPE) \w+ .+|\w+\{(\w+="([^"\\]|\\.)*",?)+\} [-+\d.eIinf]+', line), line
-    text = metrics.text()
-    assert 'headtohead_request_seconds_bucket{route="/v1/models",le="0.25"} 1' in text
-    assert 'headtohead_request_seconds_bucket{route="/v1/models",le="0.1"} 0' in text
-    assert r'headtohead_completion_tokens_total{model="a \"name\"\n"} 5' in text
+    found = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(metrics.text())
+        for sample in family.samples
+    }
+    route = ("route", "/v1/models")
+    assert found["headtohead_requests_total", route, ("status", "200")] == 1
+    assert found["headtohead_request_seconds_bucket", ("le", "0.25"), route] == 1
+    assert found["headtohead_request_seconds_bucket", ("le", "0.1"), route] == 0
+    assert found["headtohead_completion_tokens_total", ("model", 'a "name"\n')] == 5
+    assert found["headtohead_requests_running", ("model", "a")] == 2
 
 
 def test_limits_are_checked() -> None:
