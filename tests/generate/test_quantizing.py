@@ -39,10 +39,11 @@ def test_the_native_runner_computes_with_the_rounded_weights(family: str) -> Non
         eager(model, 1, 64),
     )
     prompt = ragged(model.architecture, 2)[2][1]
-    ours, theirs, unrounded = (runner.prefill(0, prompt) for runner in (found, expected, exact))
-    for token in [None, *ids(4, 0)]:
-        if token is not None:
-            ours, theirs, unrounded = (runner.step([0], [token]) for runner in (found, expected, exact))
-        near, far = (ours - theirs).abs().max(), (theirs - unrounded).abs().max()
-        assert near < far / 2, (float(near), float(far))
-        assert torch.isfinite(ours).all()
+    steps = [[runner.prefill(0, prompt) for runner in (found, expected, exact)]]
+    steps += [[runner.step([0], [token]) for runner in (found, expected, exact)] for token in ids(4, 0)]
+    ours, theirs, unrounded = (torch.stack([x.flatten() for x in one]) for one in zip(*steps, strict=True))
+    assert torch.isfinite(ours).all()
+    # Over all steps: how far a single one is moved by rounding is chance.
+    near, far = (ours - theirs).square().mean().sqrt(), (theirs - unrounded).square().mean().sqrt()
+    assert near < far / 2, (float(near), float(far))
+    assert (ours - theirs).abs().max() < (theirs - unrounded).abs().max() / 2
