@@ -347,12 +347,8 @@ void hidden(const Layer &l, const typename Types<T>::Activation *x, long stride,
   const long count = (l.d_ff + PANEL - 1) / PANEL;
   for (int p = count * thread / threads; p < count * (thread + 1) / threads; p++) {
     int r = 0;
-    for (; r + 8 <= rows; r += 8)
-      some_hidden<T, 8>(l, p, x + r * stride, stride, h + r * across, across);
-    if (r + 4 <= rows) {
+    for (; r + 4 <= rows; r += 4)
       some_hidden<T, 4>(l, p, x + r * stride, stride, h + r * across, across);
-      r += 4;
-    }
     if (r + 2 <= rows) {
       some_hidden<T, 2>(l, p, x + r * stride, stride, h + r * across, across);
       r += 2;
