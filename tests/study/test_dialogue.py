@@ -82,6 +82,9 @@ def test_from_file_to_verdict(
     assert cli.run(["claims", "run", "C12", "--out", "talk"]) == 0
     page = (tmp_path / "talk" / "report.md").read_text(encoding="utf-8")
     assert "C12" in page and "prefix-nano" in page and (tmp_path / "talk" / "dialogue.svg").is_file()
+    (tmp_path / "talk" / "report.md").unlink()
+    assert cli.run(["report", "talk"]) == 0
+    assert (tmp_path / "talk" / "report.md").read_text(encoding="utf-8") == page
     held = Found(tmp_path / "talk").held
     assert len(held["prefix-nano"].milliseconds) == 2 and held["prefix-nano"].keeps_nothing
     assert held["causal-nano"].reads_nothing_twice and held["redllm-causal-encoder-nano"].reads_nothing_twice

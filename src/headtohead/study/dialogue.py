@@ -136,8 +136,8 @@ def run(file: Path, overrides: Sequence[str] = (), out: Path | None = None, dry_
         }
         write_atomic(folder / "plan.json", json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
         write_atomic(folder / RESULTS, "".join(json.dumps(line) + "\n" for line in lines))
-        write_page(folder)
-    print(f"the page: {folder / 'report.md'}")
+        page = write_page(folder)
+    print(f"the page: {page}")
 
 
 def _held(study: DialogueStudy) -> tuple[list[dict[str, Any]], Machine]:
@@ -228,8 +228,8 @@ class Found:
         )
 
 
-def write_page(folder: Path) -> None:
-    """The page and the chart, from what the folder holds.
+def write_page(folder: Path) -> Path:
+    """The page and the chart, from what the folder holds; returns the page.
 
     Raises:
         UserError: as `Found`.
@@ -249,3 +249,4 @@ def write_page(folder: Path) -> None:
         command=f"headtohead study studies/claims/{found.plan['study_file']['name']}",
     )  # fmt: skip
     write_atomic(folder / "report.md", page.strip() + "\n")
+    return folder / "report.md"

@@ -22,7 +22,7 @@ import vl_convert
 from markupsafe import Markup
 
 from headtohead.files import write_atomic
-from headtohead.study import charting, figures, ladder_page
+from headtohead.study import charting, dialogue, figures, ladder_page
 from headtohead.study.contents import contents, furthest
 from headtohead.study.drawing import drawing, environment, who_sees_whom
 from headtohead.study.judgement import Judgement, judge
@@ -45,8 +45,11 @@ def write_report(folder: Path, *, with_figures: bool | None = None) -> Path:
         UserError: no study there, a damaged file, or a file that can't be written.
     """
     folder = Path(folder)
-    if "ladder" in read_plan(folder, "start the study again, which writes it anew"):
+    plan = read_plan(folder, "start the study again, which writes it anew")
+    if "ladder" in plan:
         return ladder_page.write(folder)
+    if plan["study"].get("kind") == "dialogue":
+        return dialogue.write_page(folder)
     page = read(folder)
     judgement = judge(page)
     charts = _charts(page, judgement)
