@@ -16,6 +16,8 @@ from pathlib import Path
 from headtohead.generate.native import structs
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
+PARTS = sorted(SOURCE.parent.glob("*.h"))
+"""What it includes."""
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -83,7 +85,8 @@ def _identity(compiler: list[str]) -> str:
         can = next((line for line in told if line.startswith(("flags", "Features"))), "")
     except OSError:
         can = platform.processor()
-    parts = [SOURCE.read_text(encoding="utf-8"), *FLAGS, *compiler, said.stdout, platform.machine(), can]
+    source = [path.read_text(encoding="utf-8") for path in (SOURCE, *PARTS)]
+    parts = [*source, *FLAGS, *compiler, said.stdout, platform.machine(), can]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
