@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from headtohead.measure.claims import ClaimOutcome, together
 
@@ -59,6 +58,8 @@ class Growth:
 
 def growth(network: Held, beside: Held) -> Growth:
     """The growth of the gap between two dialogues that were held in the same rounds (two at least)."""
+    from scipy import stats  # half a second, which a plan needn't wait for
+
     ours, theirs = np.array(network.milliseconds), np.array(beside.milliseconds)
     gaps = ours - theirs
     shares = (gaps[:, -1] - gaps[:, 1]) / theirs[:, 1]
