@@ -17,7 +17,7 @@ import uvicorn
 from headtohead.errors import UserError
 from headtohead.files import explain_os_error
 from headtohead.generate.requests import Sampling
-from headtohead.generate.runners import make_runner
+from headtohead.generate.runners import make_runner, settled
 from headtohead.generate.running import Runner
 from headtohead.interop.loading import Model
 from headtohead.serve.app import application
@@ -51,6 +51,7 @@ def serve(runs: Sequence[str], settings: Settings, make: MakeRunner, report: Rep
         report(f"http://{shown}:{port}  the page; the API is at /v1")
         if settings.is_open:
             report("everybody who reaches this address may ask: --api-key KEY lets in only those who have it")
+        settled()
         sys.setswitchinterval(0.001)  # the thread that computes hands over to the one that answers
         metrics = Metrics()
         worker = Worker(models, metrics, settings.queue)

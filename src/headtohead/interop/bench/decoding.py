@@ -32,7 +32,7 @@ from headtohead.generate.native.packing import Quantized
 from headtohead.generate.prompts import Prompt, prompt_of
 from headtohead.generate.quantizing import quantize
 from headtohead.generate.requests import Sampling
-from headtohead.generate.runners import make_runner
+from headtohead.generate.runners import make_runner, settled
 from headtohead.interop.bench.peers import require_transformers, twin
 from headtohead.interop.bench.writers import LlamaCpp, require_llama_cpp, transformers_writes
 from headtohead.interop.loading import Model, load
@@ -222,6 +222,7 @@ def _bench(
     entry: dict[str, Any] = {"weight_bytes": _step_bytes(model), "batches": {}}
     with ExitStack() as end:
         peers = _peers(a, against, setting, say, end)
+        settled()  # as in a server; for all candidates alike
         for batch in setting.batches:
             say(f"{a.name}: batch {batch}")
             entry["batches"][str(batch)] = _at_batch(
