@@ -232,6 +232,8 @@ def _serve(ray: Any, task: Any, orders: queue.Queue[dict[str, Any] | None], answ
             except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
                 # Not the run's own end: the task itself could not do its work there.
                 outcome = {"refused": f"Ray's task failed: {_told(error)}"}
+            except ray.exceptions.LocalRayletDiedError:
+                raise  # every further task would end so at once, and count as its run's fault: connect anew
             except ray.exceptions.RayError as error:  # its worker or its machine is gone, or it was cancelled
                 outcome = {"lost": _told(error)}
             answer(token=token, outcome=outcome)
