@@ -116,7 +116,7 @@ class RayPlace(Place):
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, PARENT: str(os.getpid()), "RAY_USAGE_STATS_ENABLED": "0"},
+                env={**os.environ, **_with_token(), PARENT: str(os.getpid()), "RAY_USAGE_STATS_ENABLED": "0"},
             )
         assert self._driver.stdout is not None
         self._lines = queue.Queue()
@@ -154,6 +154,15 @@ class RayPlace(Place):
             elif "token" in line:
                 self._outcomes[line["token"]] = line["outcome"]
                 self._live.discard(line["token"])
+
+
+def _with_token() -> dict[str, str]:
+    """Ray's own programs show the token of this user where there is one and nothing else is said; its client must be
+    told to, and waits in vain at a cluster that asks for it.
+    """
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    there = named or (Path.home() / ".ray" / "auth_token").is_file()
+    return {"RAY_AUTH_MODE": "token"} if there and "RAY_AUTH_MODE" not in os.environ else {}
 
 
 class RayWorker(FarWorker):
