@@ -36,17 +36,11 @@ def folder_of(name: str, place: Path) -> Path:
     """The folder of a network: a run's own, or one made of a preset, on bytes."""
     if Path(name).is_dir():
         return Path(name)
-    from headtohead.data.objectives.base import MASK
-    from headtohead.data.tokenizers import ByteTokenizer
-    from headtohead.interop.folders import Held, write_folder
-    from headtohead.interop.frame import own_frame
+    from headtohead.interop.bench.writers import drawn
+    from headtohead.interop.folders import write_folder
     from headtohead.model.presets import architecture
-    from headtohead.model.transformer import Transformer
-    from headtohead.train.checkpoint import named_tensors
 
-    a = architecture(name)
-    text = ByteTokenizer((MASK,)).content
-    write_folder(place / name, Held(a, named_tensors(Transformer(a)), own_frame(), text))
+    write_folder(place / name, drawn(architecture(name)))
     return place / name
 
 

@@ -174,10 +174,10 @@ class Supervisor:
 
     def _finished(self, run: Run, worker: RunProcess) -> None:
         took = worker.seconds()
-        _clear(worker.folder)
         self.computed += run.cost
         self.busy += took
         self._fill()  # before anything else: a worker's time is what is scarce
+        _clear(worker.folder)
         write_results(self.out, self.runs)
         mine = result_of(self.out, run) or {}
         if mine.get("status") == "stopped":

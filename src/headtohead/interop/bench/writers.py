@@ -63,6 +63,11 @@ def transformers_writes(network: Any, two_streams: bool, new: int, rows: list[li
     return took
 
 
+def drawn(a: Architecture) -> Held:
+    """What a folder would hold of a network with weights of our init, on bytes: enough to be timed."""
+    return Held(a, named_tensors(Transformer(a)), own_frame(), ByteTokenizer((MASK,)).content)
+
+
 class LlamaCpp:
     """A network of llama.cpp as wide and as deep as one of ours, in bf16, with weights of our init.
 
@@ -72,8 +77,7 @@ class LlamaCpp:
     def __init__(self, a: Architecture, room: int, threads: int) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._path = Path(self._folder.name) / "twin.gguf"
-        text = ByteTokenizer((MASK,)).content
-        write_gguf(self._path, Held(a, named_tensors(Transformer(a)), own_frame(), text), "bf16")
+        write_gguf(self._path, drawn(a), "bf16")
         self._room, self._threads = room, threads
 
     @classmethod
