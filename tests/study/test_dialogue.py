@@ -95,7 +95,10 @@ def test_from_file_to_verdict(
     written = claims.page(tmp_path / "results", studies)
     assert "(../results/talk/report.md)" in written and "Not run yet" not in written
     before = [json.loads(line) for line in (tmp_path / "results/talk/results.jsonl").read_text().splitlines()]
-    assert cli.run(["claims", "run", "C12", "--out", "talk"]) == 0
+    assert "Repeat it: `headtohead study studies/claims/talk.toml`." in page
+    assert cli.run(["claims", "run", "C12", "--out", "talk", "--set", "margin=0.2"]) == 0
+    page = (tmp_path / "talk" / "report.md").read_text(encoding="utf-8")
+    assert "Repeat it: `headtohead study studies/claims/talk.toml --set margin=0.2`." in page
     again = [json.loads(line) for line in (tmp_path / "talk" / "results.jsonl").read_text().splitlines()]
     for one in (*before, *again):
         del one["milliseconds"]

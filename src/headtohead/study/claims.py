@@ -7,7 +7,6 @@ beside what was. Imports no torch.
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +26,7 @@ from headtohead.measure import dialogues, ladders
 from headtohead.study import ladder_page
 from headtohead.study.dialogue import CHART, DialogueClaim, Found, is_dialogue, load_dialogue
 from headtohead.study.drawing import environment
-from headtohead.study.evidence import Evidence, Trial
+from headtohead.study.evidence import STUDIES, Evidence, Trial, command
 from headtohead.study.judgement import Difference, judge
 from headtohead.study.ladder import LadderClaim, is_ladder, load_ladder
 from headtohead.study.loading import load
@@ -37,7 +36,7 @@ from headtohead.study.results import read_plan
 from headtohead.study.tables import decimal
 from headtohead.validation import suggest
 
-STUDIES, RESULTS = Path("studies/claims"), Path("results")
+RESULTS = Path("results")
 PAGE = Path("docs/claims.md")
 RULES = {**claim_rules.RULES, **ladders.RULES, **dialogues.RULES}
 """All decision rules by name, as they are printed."""
@@ -141,7 +140,7 @@ def _of_study(folder: Path, studies: Path) -> list[Trial]:
                 ),
                 scale=_scale([page.arm(key).parameters for key in arms], shown),
                 margin=f"±{page.study['margin']:g} bits per byte",
-                command=_command(page.plan, stated["key"], studies),
+                command=command(page.plan, studies, stated["key"]),
                 version=_version(page.plan),
             )
         )
@@ -186,7 +185,7 @@ def _of_ladder(folder: Path, plan: Mapping[str, Any], studies: Path) -> list[Tri
                 repeated=_seeds(len(page.ladder["seeds"])),
                 scale=_scale(sizes, [row["D"] for row in page.rows], spread=True),
                 margin=f"±{page.ladder['margin']:g} of an exponent",
-                command=_command(plan, stated["key"], studies),
+                command=command(plan, studies, stated["key"]),
                 version=_version(plan),
             )
         )
@@ -218,7 +217,7 @@ def _of_dialogue(folder: Path, studies: Path) -> list[Trial]:
                 repeated=f"{found.study.rounds} rounds",
                 scale=found.scale,
                 margin=f"{found.study.margin:g} of a turn",
-                command=_command(found.plan, claim.key, studies),
+                command=command(found.plan, studies, claim.key),
                 version=_version(found.plan),
             )
         )  # fmt: skip
@@ -246,17 +245,6 @@ def _scale(sizes: Sequence[int], shown: Sequence[float], spread: bool = False) -
 
 def _version(plan: Mapping[str, Any]) -> str:
     return f"version {plan['version']}" + (f", commit {plan['commit'][:12]}" if plan.get("commit") else "")
-
-
-def _command(plan: Mapping[str, Any], key: str, studies: Path) -> str:
-    """What repeats a study: its claim's command where its file is among the claims, with what was set otherwise."""
-    name = plan["study_file"]["name"]
-    words = ["headtohead", "study", str(studies.parent / name)]
-    if (studies / name).is_file():
-        words = ["headtohead", "claims", "run", key]
-    for assignment in plan.get("overrides", ()):
-        words += ["--set", assignment]
-    return shlex.join(words)
 
 
 def _natural(key: str) -> list[tuple[int, str]]:

@@ -23,6 +23,7 @@ from headtohead.model.budget import parameters
 from headtohead.model.parts import Listed
 from headtohead.study import costing
 from headtohead.study.drawing import environment
+from headtohead.study.evidence import command
 from headtohead.study.parts import Frozen, Key, Text
 from headtohead.study.reading import read_toml, set_values
 from headtohead.study.results import read_plan
@@ -246,7 +247,7 @@ def write_page(folder: Path) -> Path:
         found=found, study=found.study, chart=CHART, turn_of=turn_of, decimal=decimal, rules=dialogues.RULES,
         growth={name: dialogues.growth(held, first) for name, held in found.held.items() if held is not first},
         correlation=costing.correlated(found.costed),
-        command=f"headtohead study studies/claims/{found.plan['study_file']['name']}",
+        command=command(found.plan),
     )  # fmt: skip
     write_atomic(folder / "report.md", page.strip() + "\n")
     return folder / "report.md"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+STUDIES = Path("studies/claims")
+"""Where the study files of the claims are."""
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,17 @@ class Trial:
     @property
     def key(self) -> str:
         return self.stated["key"]
+
+
+def command(plan: Mapping[str, Any], studies: Path = STUDIES, claim: str | None = None) -> str:
+    """What repeats the study of a plan, with what was set otherwise: its file, in `studies` or beside that folder; of
+    a file in `studies`, the command of its claim where one is named.
+    """
+    name = plan["study_file"]["name"]
+    there = (studies / name).is_file()
+    words = ["headtohead", "study", str((studies if there else studies.parent) / name)]
+    if there and claim is not None:
+        words = ["headtohead", "claims", "run", claim]
+    for assignment in plan.get("overrides", ()):
+        words += ["--set", assignment]
+    return shlex.join(words)
