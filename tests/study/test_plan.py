@@ -162,6 +162,14 @@ def test_learning_rates_come_from_the_committed_search(tmp_path: Path) -> None:
     found["arms"]["two-full"] = {**tried, "best": 0.008, "optimum": 0.008}
     (tmp_path / "found.json").write_text(json.dumps(found), encoding="utf-8")
     assert learning_rates(searched, tmp_path) == ({"prefix": 0.004, "two-full": 0.008}, found)
+    muon = searched.model_copy(update={"recipe": {**searched.recipe, "optimizer": "muon"}})
+    with pytest.raises(
+        UserError, match="searched with optimizer = 'adamw', and arm 'prefix' trains with 'muon'"
+    ):
+        learning_rates(muon, tmp_path)
+    found["recipe"] = {"optimizer": "muon"}
+    (tmp_path / "found.json").write_text(json.dumps(found), encoding="utf-8")
+    assert learning_rates(muon, tmp_path)[0] == {"prefix": 0.004, "two-full": 0.008}
 
 
 def test_a_dry_run_tells_the_plan_without_torch_and_starts_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from headtohead.errors import UserError
 from headtohead.files import read_json
 from headtohead.study.plan import Arm, RatesStudy, Study
 from headtohead.study.reading import read_toml, set_values
+from headtohead.train.recipe import Recipe
 from headtohead.validation import validated
 
 
@@ -126,7 +127,8 @@ def learning_rates(study: Study, folder: Path) -> tuple[dict[str, float], dict[s
     own).
 
     Raises:
-        UserError: no such file, or an arm that it doesn't hold.
+        UserError: no such file, an arm that it doesn't hold, or a search with another optimizer, whose rates mean
+            something else.
     """
     if study.rates is None:
         given = {arm.key: study.settings(arm, None).get("learning_rate") for arm in study.arms}
@@ -139,8 +141,14 @@ def learning_rates(study: Study, folder: Path) -> tuple[dict[str, float], dict[s
         return {key: rate for key, rate in given.items() if rate is not None}, None
     path = folder / study.rates
     found = read_json(path, "the learning rates")
-    rates = validated(_Rates, found, f"the learning rates {path}").arms
+    search = validated(_Rates, found, f"the learning rates {path}")
+    rates, by = search.arms, search.recipe.get("optimizer", Recipe.model_fields["optimizer"].default)
     for arm in study.arms:
+        if study.optimizer(arm) != by and "optimizer" not in arm.recipe:
+            raise UserError(
+                f"the learning rates {path} were searched with optimizer = '{by}', and arm '{arm.key}' trains with "
+                f"'{study.optimizer(arm)}': run their search again, or set recipe.optimizer = '{by}'"
+            )
         if arm.key not in rates:
             raise UserError(
                 f"the learning rates {path} hold none for arm '{arm.key}', only for "
@@ -163,4 +171,5 @@ class _Found(BaseModel):
 class _Rates(BaseModel):
     model_config = ConfigDict(strict=True)
     steps: PositiveInt
+    recipe: dict[str, Any] = Field(default_factory=dict)
     arms: dict[str, _Found]
