@@ -257,3 +257,24 @@ def test_completion_is_offered(shell: str) -> None:
     environment = {**os.environ, "_HEADTOHEAD_COMPLETE": f"source_{shell}"}
     answer = launch(env=environment)
     assert "_HEADTOHEAD_COMPLETE" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("study", ["any.toml"]), ("objectives", []), ("claims run", ["C1"])]
+)
+def test_what_one_process_does_is_refused_under_torchrun(
+    name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert cli.run([*name.split(), *words]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith(f"error: headtohead {name} is done by one process: start it without torchrun")
+    assert told.err.count("\n") == 1 and not told.out
+    monkeypatch.setenv("RANK", "1")
+    assert cli.run([*name.split(), *words]) == 2
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    cli.run([*name.split(), *words, "--help"])
+    assert "torchrun" not in capsys.readouterr().err

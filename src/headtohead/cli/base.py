@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from headtohead import __version__
+from headtohead.errors import UserError
 
 PROGRAM = "headtohead"
 ANSWER, TRAIN, LOOK = "Answer a question", "Train a network", "Look at a network"
@@ -58,7 +60,30 @@ class Group(Readable, TyperGroup):
 
 
 class Command(Readable, TyperCommand):
-    """One command of it."""
+    """One command of it. by_several: whether the processes that torchrun started do it together."""
+
+    by_several = False
+
+    def invoke(self, ctx: Any) -> Any:
+        """Do it, unless torchrun started several of what can only be done by one.
+
+        Raises:
+            UserError: it did; the first of them says so.
+        """
+        if not self.by_several and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+            if os.environ["RANK"] != "0":
+                raise typer.Exit(UserError.exit_code)
+            raise UserError(
+                f"{ctx.command_path} is done by one process: start it without torchrun, which is for "
+                f"{PROGRAM} train and {PROGRAM} run"
+            )
+        return super().invoke(ctx)
+
+
+class BySeveral(Command):
+    """A command that the processes of torchrun do together."""
+
+    by_several = True
 
 
 class ManyValues(Command):
@@ -67,6 +92,10 @@ class ManyValues(Command):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse ``args`` with the options repeated; see `spread`."""
         return super().parse_args(ctx, spread(args))
+
+
+class ManyValuesBySeveral(BySeveral, ManyValues):
+    """Both."""
 
 
 def spread(arguments: Sequence[str]) -> list[str]:

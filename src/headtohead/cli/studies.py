@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headtohead.cli.base import ANSWER, INSIDE, Command, ManyValues, Workers, app, complete_run
+from headtohead.cli.base import ANSWER, INSIDE, BySeveral, Command, ManyValues, Workers, app, complete_run
 from headtohead.errors import UserError
 
 
@@ -151,7 +151,7 @@ def diff(
 
 @app.command(
     "run",
-    cls=Command,
+    cls=BySeveral,
     rich_help_panel=INSIDE,
     short_help="Do one run of a study (the study calls this itself).",
 )

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from headtohead.cli.base import TRAIN, ManyValues, app, at_least, complete_run, exports
+from headtohead.cli.base import TRAIN, ManyValuesBySeveral, app, at_least, complete_run, exports
 
 DATA = "Your data"
 
 
-@app.command(cls=ManyValues, rich_help_panel=TRAIN, short_help="Train one network on one corpus.")
+@app.command(cls=ManyValuesBySeveral, rich_help_panel=TRAIN, short_help="Train one network on one corpus.")
 def train(
     what: Annotated[
         str | None,
