@@ -178,6 +178,20 @@ def test_contexts_are_cut_for_what_is_written_and_draws_come_back(tmp_path: Path
         assert first == second != told
 
 
+def test_a_side_that_is_too_short_for_what_is_written_is_told(tmp_path: Path) -> None:
+    """Not written after an input of which nothing is left."""
+    (two,) = [a for a in WRITERS if len(a.streams) == 2 and not any(s.holds == "both" for s in a.streams)][:1]
+    write_folder(tmp_path / "model", held(two))
+    lm = HeadtoheadLM(tmp_path / "model", max_length=64)
+    lm.side = 16  # that of the rows it was trained in
+    with pytest.raises(
+        UserError, match=r"max_gen_toks = 30 is more than the output's side of 16 tokens holds"
+    ):
+        lm.generate_until([request("a b c", {"max_gen_toks": 30})], disable_tqdm=True)
+    (told,) = lm.generate_until([request("a b c", {"max_gen_toks": 8})], disable_tqdm=True)
+    assert told == lm.model.generate("a b c", max_tokens=8)
+
+
 def test_greedy_is_what_is_written(tmp_path: Path) -> None:
     write_folder(tmp_path / "model", held(WRITERS[1]))
     lm = HeadtoheadLM(tmp_path / "model")

@@ -191,6 +191,17 @@ def test_what_is_kept_is_gone_on_from(
     assert sorted(keep.read_text("utf-8").splitlines(keepends=True)) == sorted(lines)
 
 
+@pytest.mark.parametrize("content", ['{"width": 64}', "a note", '{"fingerprint": "x"}\nno newline', "\n"])
+def test_a_file_of_something_else_is_left_as_it_is(
+    content: str, runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "other.json"
+    file.write_text(content, "utf-8")
+    assert run(["score", *map(str, (runs / "causal", "--pairs", runs / "pairs.jsonl", "--keep", file))]) == 2
+    assert str(file) in capsys.readouterr().err
+    assert file.read_text("utf-8") == content
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

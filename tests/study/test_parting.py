@@ -100,6 +100,44 @@ def test_what_does_not_belong_together_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_run_given_up_in_one_folder_is_taken_from_the_other(tmp_path: Path, first: int) -> None:
+    """A worker that died three times says nothing of the run that ended elsewhere."""
+    folders = parted(tmp_path)
+    path = folders[1] / "results.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    whole = (FIRST / "results.jsonl").read_text().splitlines()
+    twice = next(line for line in lines if json.dumps(line, ensure_ascii=False) == whole[8])
+    lines[lines.index(twice)] = {
+        **{key: twice[key] for key in ("arm", "seed", "rung", "parameters", "learning_rate")},
+        "status": "stopped",
+        "reason": "its process ended three times",
+    }
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    out = joined([folders[first], folders[1 - first]], tmp_path / "out")
+    assert (out / "results.jsonl").read_bytes() == (FIRST / "results.jsonl").read_bytes()
+
+
+def test_a_shard_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, _, folder = write_study(tmp_path)
+    file.write_text(SEARCHING, encoding="utf-8")
+    words = ["study", str(file), "--text", str(folder), "--out", str(tmp_path / "out")]
+    assert run([*words, "--shard", "3/3"]) == 2
+    assert "make 2 shards at most" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_shard_has_a_folder_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, _, folder = write_study(tmp_path)
+    (tmp_path / "out").mkdir()
+    for there, held in (({"shard": "1/2"}, "shard 1/2"), ({}, "the whole study")):
+        plan = {**json.loads((FIRST / "plan.json").read_text()), **there}
+        (tmp_path / "out" / "plan.json").write_text(json.dumps(plan))
+        words = ["study", str(file), "--text", str(folder), "--out", str(tmp_path / "out")]
+        assert run([*words, "--shard", "2/2"]) == 2
+        assert f"holds {held}: give shard 2/2 a folder of its own" in capsys.readouterr().err
+
+
 def test_arms_of_one_name_that_differ_are_told(tmp_path: Path) -> None:
     one, two = parted(tmp_path)
     plan = json.loads((two / "plan.json").read_text())

@@ -121,10 +121,15 @@ def run(
     else:
         judged = judge_writing(network, task, prompting, max_tokens, source)
     if as_json:
-        told = {**judged.as_json(), "shots": shots, "side": side, "seed": seed}
+        how = {"shots": shots, "side": side, "seed": seed, "likelihood": network.likelihood}
+        told = {**judged.as_json(), **how}
         typer.echo(json.dumps(told, indent=1, ensure_ascii=False))
         return
     typer.echo(f"{judged.task}: {judged.questions} questions, {shots} demonstrations on the {side}'s side")
+    if network.likelihood == "pseudo":
+        typer.echo(
+            "the network fills holes: its likelihoods are pseudo-likelihoods, not to be held against exact ones"
+        )
     for name, figure in judged.figures.items():
         typer.echo(f"  {name:26} {figure.mean:.3f} ± {figure.standard_error:.3f}")
     if task.by_choice:

@@ -273,7 +273,13 @@ class HeadtoheadLM(LM):
                 f"max_gen_toks = {tokens} leaves no room for a context in max_length = {self.max_length}"
             )
         given = self.model.tokenizer.encode(context)
-        cut = self._too_many(self._framed(given, [0] * tokens))
+        framed = self._framed(given, [0] * tokens)
+        if self.side is not None and len(framed.begun) + tokens > self.side + 1:
+            raise UserError(
+                f"max_gen_toks = {tokens} is more than the output's side of {self.side} tokens holds: ask for "
+                f"{self.side + 1 - len(framed.begun)} at most, or name max_length to the model"
+            )
+        cut = self._too_many(framed)
         row = self._framed(given[min(cut, len(given)) :], [])
         return prompt_of(self.model.architecture, row.shown, row.begun)
 

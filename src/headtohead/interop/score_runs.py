@@ -19,10 +19,10 @@ from rich.table import Table
 
 from headtohead.data.corpora import load_corpus, load_pairs
 from headtohead.data.objectives.windows import passages
-from headtohead.data.reading import lines_of
+from headtohead.data.reading import object_in
 from headtohead.data.sources import key_of
 from headtohead.errors import UserError, about
-from headtohead.files import explain_os_error, make_folder
+from headtohead.files import explain_os_error, make_folder, read_bytes
 from headtohead.interop.folders import read_folder
 from headtohead.interop.loading import Model, load
 from headtohead.measure.likelihood import Likelihood
@@ -190,24 +190,34 @@ def _groups(documents: Sequence[Passage]) -> Iterator[list[Passage]]:
 
 
 def _kept(path: Path, fingerprint: str, how: str) -> dict[tuple[str, str], Line]:
-    """What the file holds of this network and this way of cutting. A last line that was cut short is passed over."""
+    """What the file holds of this network and this way of cutting. A last line that was cut short is taken away, once
+    it is sure that the file is one of scores.
+    """
     if not path.exists():
         return {}
-    content = path.read_bytes()
-    if not content.endswith(b"\n"):
-        with open(path, "rb+") as file:
-            file.truncate(content.rfind(b"\n") + 1)
+    content = read_bytes(path, "the scores")
+    whole = content.rfind(b"\n") + 1
     found: dict[tuple[str, str], Line] = {}
-    for number, data in lines_of(path, "the scores"):
+    lines = content[:whole].splitlines()
+    for number, text in enumerate(lines, 1):
         try:
-            line = Line(**data)
+            line = Line(**object_in(text, f"{path}:{number}"))
         except TypeError:
-            raise UserError(
-                f"{path}:{number} is not a line that headtohead score wrote: name another file"
-            ) from None
+            raise _not_ours(f"{path}:{number}") from None
         if (line.fingerprint, line.asked) == (fingerprint, how):
             found[line.document, line.key] = line
+    cut, first = content[whole:], next(iter(Line.__dataclass_fields__))
+    begins = f'{{"{first}"'.encode()
+    if cut and cut[: len(begins)] != begins[: len(cut)]:
+        raise _not_ours(f"{path}:{len(lines) + 1}")
+    if cut:
+        with open(path, "rb+") as file:
+            file.truncate(whole)
     return found
+
+
+def _not_ours(where: str) -> UserError:
+    return UserError(f"{where} is not a line that headtohead score wrote: name another file")
 
 
 def _append(path: Path, lines: Sequence[Line]) -> None:

@@ -45,6 +45,20 @@ class Shard:
             )
         return cls(int(found[1]), int(found[2]))
 
+    def check_count(self, there: int, what: str) -> None:
+        """Raises UserError where there are fewer things to part than shards."""
+        if self.count > there:
+            raise UserError(f"--shard {self}: the study has {there} {what}: make {there} shards at most")
+
+    def check_folder(self, folder: Path) -> None:
+        """Raises UserError for a folder of another shard: runs of two in one would be told as the last one's alone."""
+        if not (folder / "plan.json").is_file():
+            return
+        there = read_plan(folder, "give the shard another --out").get("shard")
+        if there != str(self):
+            held = f"shard {there}" if there else "the whole study"
+            raise UserError(f"{folder} holds {held}: give shard {self} a folder of its own, by --out")
+
     def of_arms(self, costs: Mapping[str, float]) -> list[str]:
         """This shard's arms: the dearest first, each to the shard with the least to do."""
         own = self._own({arm: (cost, arm) for arm, cost in costs.items()})
@@ -75,7 +89,8 @@ SAME = ("data", "margin", "evaluation", "recipe", "rungs")
 def joined(folders: Sequence[Path], out: Path) -> Path:
     """Write OUT: the plan, results and times of studies in several folders as those of one study.
 
-    The same run may be in several of them, and is there once; two runs of one name that ended differently are refused.
+    The same run may be in several of them, and is there once; two runs of one name that ended differently are refused,
+    but for one that was given up in a folder and finished in another.
 
     Raises:
         UserError: no study in a folder; studies on other text or under another margin; arms, contrasts or claims of
@@ -211,11 +226,18 @@ def _lines(folders: Sequence[Path], name: str, twice: bool) -> dict[tuple[str, s
                     f"{folder / name}: line {number} is damaged: start the study again"
                 ) from error
             if twice and key in found and found[key] != f"{line}\n":
-                if "finished" not in (json.loads(found[key])["status"], entry["status"]):
+                before = json.loads(found[key])
+                if "finished" not in (before["status"], entry["status"]) or _given_up(entry):
                     continue
-                raise UserError(
-                    f"{where[key]} and {folder} both have the {key[0]} run of '{key[1]}' under seed {key[2]}, and it "
-                    "ended differently: they are not of one study"
-                )
+                if not _given_up(before):
+                    raise UserError(
+                        f"{where[key]} and {folder} both have the {key[0]} run of '{key[1]}' under seed {key[2]}, and "
+                        "it ended differently: they are not of one study"
+                    )
             found[key], where[key] = f"{line}\n", folder
     return found
+
+
+def _given_up(entry: Mapping[str, Any]) -> bool:
+    """Whether a run ended for what went on around it, and not at a step of its own."""
+    return entry["status"] == "stopped" and "step" not in entry

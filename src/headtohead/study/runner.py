@@ -97,6 +97,8 @@ def study(
     for matched in arms.values():
         if reason := too_large(matched.arm, matched.architecture, plan.optimizer(matched.arm)):
             raise UserError(f"{file}: {reason}: make it smaller")
+    if part is not None and plan.tuning is not None:
+        part.check_count(len(arms), "arms, each tuned where it runs")
     untuned = rates is not None or plan.tuning is not None
     chosen, committed = ({}, None) if untuned else learning_rates(plan, file.parent)
     own_part = "" if part is None else f"-shard{part.number}of{part.count}"
@@ -104,6 +106,8 @@ def study(
     with FolderLock(folder), closing(where):
         where.open(folder)
         check_material(folder, plan, source)
+        if part is not None:
+            part.check_folder(folder)
         data = prepare(plan, source, folder / "data", print)
         check_rows(folder / "data", plan.data)
         basis = basis_of(plan, arms, data, folder / "data", rates)
@@ -116,6 +120,7 @@ def study(
             tried = [run for run in tried if run.arm in own_arms]
             check_earlier(folder, tried)
             first = record_of(file, overrides, plan, None, arms, data, basis, tried, {}, None)
+            first |= {} if part is None else {"shard": str(part)}
             if not any((folder / "runs").glob("full-*/result.json")):
                 write_atomic(folder / "plan.json", json.dumps(first, indent=1, ensure_ascii=False) + "\n")
             work(tried, f"{title}: tuning", None)
@@ -174,6 +179,7 @@ def _own_runs(
         return list(planned)
     if plan.tuning is not None:
         return [run for run in planned if run.arm in chosen]
+    part.check_count(len(planned), "runs")
     return part.of_runs(planned)
 
 

@@ -96,7 +96,9 @@ def judge_choices(
     choices = [choice for question in asked for choice in question.choices]
     spread = [prompt for prompt, q in zip(shown, asked, strict=True) for _ in q.choices]
     nats = _conditional(network, spread, choices)
-    alone = np.array(network.score([neutral] * len(choices), choices))
+    # With what stands before the choice in the output: it may be in one token with the choice's beginning.
+    led = [prompt.lead + choice for prompt, choice in zip(spread, choices, strict=True)]
+    alone = np.array(network.score([neutral] * len(led), led))
     tokens = np.array([count_tokens(choice) for choice in choices])
     sizes = np.array([len(choice.encode()) for choice in choices])
     costs = dict(zip(BY_LIKELIHOOD, (nats, nats / tokens, nats / sizes, nats - alone), strict=True))
