@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from headtohead.measure.claims import beats, keeps_where_other_loses, steadier, steadiness
+from headtohead.measure.claims import beats, edge_goes_away, keeps_where_other_loses, steadier, steadiness
 from headtohead.measure.statistics import Comparison, Contrast, Outcome
 
 MARGIN = 0.01
@@ -43,6 +43,22 @@ SILENT = cell(math.nan, math.nan, "not judged", False)
 )
 def test_beats(cells: list[Comparison], outcome: str) -> None:
     assert beats("continuation", cells, MARGIN).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("equal", "more", "edge", "outcome"),
+    [
+        (NONE, GAIN, GAIN, "supported"),
+        (GAIN, GAIN, GAIN, "contradicted"),
+        (NONE, NONE, NONE, "undecided"),
+        (OPEN, GAIN, GAIN, "undecided"),
+        (NONE, SILENT, GAIN, "undecided"),
+        # Most of the edge is there at equal parameters, each part of it under the margin.
+        (cell(-0.0095, -0.0085), cell(-0.003, -0.001), cell(-0.0115, -0.0105), "undecided"),
+    ],
+)
+def test_edge_goes_away(equal: Comparison, more: Comparison, edge: Comparison, outcome: str) -> None:
+    assert edge_goes_away("continuation", equal, more, edge, MARGIN).outcome == outcome
 
 
 @pytest.mark.parametrize(

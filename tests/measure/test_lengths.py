@@ -65,7 +65,9 @@ def test_the_same_bytes_are_scored_at_each_length(text: str, length: int) -> Non
 
 
 def test_blocks_are_spread_over_the_texts() -> None:
-    blocks = blocks_of(TEXTS, 256, 5)
+    cut = blocks_of(TEXTS, 256, 5)
+    blocks = [block for _, block in cut]
+    assert all(block in TEXTS[place] for place, block in cut)
     assert len(blocks) == 5 and all(240 <= len(block.encode()) <= 272 for block in blocks)
     assert {i for block in blocks for i, text in enumerate(TEXTS) if block in text} == {0, 1, 2}
     with pytest.raises(UserError, match="no text is 100000 bytes long"):
@@ -76,7 +78,7 @@ def test_blocks_are_spread_over_the_texts() -> None:
 def test_figures_are_those_of_the_pieces(a: Architecture) -> None:
     manner = (CausalLM() if a is ONE else PrefixLM()).manner(Codes(TOKENIZER))
     reader = reader_of(livelier(a), TOKENIZER, manner)
-    blocks = blocks_of(TEXTS, 256, 4)
+    blocks = [block for _, block in blocks_of(TEXTS, 256, 4)]
     found = at_lengths(reader, blocks, 64, (1, 2, 4))
     assert [at.bytes for at in found] == [64, 128, 256]
     assert found[0].rise == 0
@@ -100,7 +102,8 @@ def test_figures_are_those_of_the_pieces(a: Architecture) -> None:
 
 def test_beyond_a_table_of_positions_there_is_nothing_to_look_up() -> None:
     reader = reader_of(livelier(TABLE), TOKENIZER, CausalLM().manner(Codes(TOKENIZER)))
-    found = at_lengths(reader, blocks_of(TEXTS, 256, 2), 64, (1, 2, 4), attention=False)
+    blocks = [block for _, block in blocks_of(TEXTS, 256, 2)]
+    found = at_lengths(reader, blocks, 64, (1, 2, 4), attention=False)
     assert found[0].refused is None and found[0].attention is None
     assert found[1].refused is not None and "a table of 80 tokens, and this needs" in found[1].refused
     assert [set(one) for one in as_json(found)[1:]] == [{"times", "bytes", "refused"}] * 2

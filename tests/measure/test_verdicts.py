@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -202,13 +203,69 @@ def test_before_the_end_no_claim_is_decided_and_sentences_say_so() -> None:
     assert one_seed.levels["restoration"][0].seeds == 1
 
 
-def test_a_run_that_had_to_stop_is_left_out_and_the_study_ends_all_the_same() -> None:
+def stopped(**more: Any) -> dict[str, Any]:
+    return {"arm": "prefix", "seed": 2, "rung": "full", "status": "stopped", "reason": "why", **more}
+
+
+def test_a_run_that_diverged_is_left_out_and_no_claim_about_its_arm_is_decided() -> None:
     some = lines(everywhere(0, 0, 0, 0, 0, 0))
-    some[7] = {"arm": "prefix", "seed": 2, "rung": "full", "status": "stopped", "reason": "loss not finite"}
+    some[7] = stopped(step=30)
     found = judge(some, STUDY)
     assert found.final
     assert found.verdicts[0].comparison.seeds == (1, 3)
+    assert "prefix did not end under seed 2" in found.verdicts[0].cautions
     assert found.levels["restoration"][2].seeds == 2
+    assert {key: c.outcome for key, c in claims(found).items()} == {
+        "C1": "undecided", "C2": "undecided", "C3": "supported",
+    }  # fmt: skip
+    assert "prefix did not end under seed 2" in claims(found)["C1"].sentence
+
+
+def test_a_run_that_was_given_up_is_to_be_done_again() -> None:
+    some = lines(everywhere(0, 0, 0, 0, 0, 0))
+    some[7] = stopped()
+    assert not judge(some, STUDY).final
+
+
+@pytest.mark.parametrize("rule", ["beats", "does-not-beat", "keeps-where-other-loses"])
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_claim_whose_contrasts_are_scored_in_no_common_region_is_undecided(rule: str, apart: bool) -> None:
+    """Arms that are scored apart, or a claim about a region that the text at hand doesn't have."""
+    claim = {"key": "X", "sentence": "Y.", "rule": rule, "contrasts": ["view-one", "view-two"]}
+    arms = [
+        {"key": arm, "regions": ["continuation" if n < 3 else "restoration"]} for n, arm in enumerate(ARMS)
+    ]
+    study = {**STUDY, "claims": [claim], "contrasts": [*STUDY["contrasts"][:2]]}
+    if apart and rule != "keeps-where-other-loses":
+        study["arms"] = arms
+    else:
+        claim["regions"] = ["holes"]
+    (found,) = judge(lines(everywhere(0, 0, 0, 0, 0, 0)), study).claims
+    assert found.outcome == "undecided" and "not scored there" in found.sentence
+
+
+def test_a_rule_on_the_search_counts_all_settings_and_hears_of_a_refusal() -> None:
+    claim = {"key": "X", "sentence": "Y.", "rule": "steadier", "contrasts": ["view-one"]}
+    study = {**STUDY, "claims": [claim]}
+
+    def trials(unsteady: bool) -> list[dict[str, Any]]:
+        return [
+            {
+                "learning_rate": rate,
+                "seed": 1,
+                "settings": {"weight_decay": decay},
+                "unsteady": unsteady and decay,
+            }
+            for rate in (0.001, 0.002, 0.004)
+            for decay in (0.1, 0.2, 0.0)
+        ]
+
+    searched = {"arms": {"causal": {"trials": trials(True)}, "prefix": {"trials": trials(False)}}}
+    some = lines(everywhere(0, 0, 0, 0, 0, 0))
+    (found,) = judge(some, study, searched=searched).claims
+    assert found.outcome == "supported" and "6 and 0 of 9 runs" in found.sentence
+    (found,) = judge(some, study, {"view-one": "they differ in depth"}, searched).claims
+    assert found.outcome == "undecided" and "they differ in depth" in found.sentence
 
 
 def test_a_contrast_that_is_refused_has_no_verdict_and_neither_has_its_edge() -> None:
@@ -274,6 +331,13 @@ def test_before_the_run_the_family_is_that_of_the_judgement() -> None:
     assert detectable_before({**STUDY, "seeds": [1, 2, 3, 4, 5]}, 20) < one
     assert detectable_before(STUDY, 40) < one
     assert detectable_before(STUDY, 20, Components(seed=0.003, document=0.001)) < one
+    # Arms that are scored apart are not pooled; where nothing is compared nothing is found.
+    two = [
+        {"key": arm, "regions": ["continuation" if n < 2 else "restoration"]} for n, arm in enumerate(ARMS)
+    ]
+    study = {**STUDY, "claims": [], "contrasts": [STUDY["contrasts"][0]]}
+    assert detectable_before({**study, "arms": two}, 20) > detectable_before(study, 20)
+    assert math.isinf(detectable_before({**study, "contrasts": []}, 20))
 
 
 def test_claims_are_wrongly_contradicted_at_most_one_time_in_twenty() -> None:

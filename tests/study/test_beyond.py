@@ -11,7 +11,8 @@ import pytest
 from tests.study.short_study import STUDY, finish, write_study
 
 from headtohead.errors import UserError
-from headtohead.measure.verdicts import judge, judged_regions
+from headtohead.measure.scored import judged_regions
+from headtohead.measure.verdicts import judge
 from headtohead.study.loading import load
 from headtohead.study.texts import text_at
 
@@ -101,6 +102,36 @@ def test_the_rise_is_judged_as_a_region_is() -> None:
         result["length_blocks"]["bits"].pop("8")  # no such positions
     found = judge(results, study)
     assert found.claims[0].outcome == "undecided"
+    rise = next(v for v in found.verdicts if v.region == "rise")
+    assert "one was not scored at 8 times its training length" in rise.sentence
+
+
+def test_stretches_of_one_document_are_one_document() -> None:
+    study = {
+        "margin": 0.02, "seeds": [1, 2], "data": {"regions": ["continuation"]}, "evaluation": {"lengths": [1, 8]},
+        "arms": [{"key": "one"}, {"key": "two"}], "claims": [],
+        "contrasts": [{"name": "c", "from": "one", "to": "two", "factor": "f", "sentence": "Two.", "declares": []}],
+    }  # fmt: skip
+    results = [line(arm, seed, 0.5) for arm in ("one", "two") for seed in (1, 2)]
+    for result in results:
+        result["length_blocks"]["groups"] = [f"speech {n // 4}" for n in range(20)]
+    rise = next(v for v in judge(results, study).verdicts if v.region == "rise")
+    assert rise.comparison.documents == 5
+
+
+def test_the_longest_length_is_the_studys() -> None:
+    """A run that stops short of it has no rise: a rise to 2 times is not held against one to 8."""
+    study = {
+        "margin": 0.02, "seeds": [1, 2], "data": {"regions": ["continuation"]}, "evaluation": {"lengths": [1, 2, 8]},
+        "arms": [{"key": "one"}, {"key": "two"}], "claims": [],
+        "contrasts": [{"name": "c", "from": "one", "to": "two", "factor": "f", "sentence": "Two.", "declares": []}],
+    }  # fmt: skip
+    results = [line(arm, seed, 0.5) for arm in ("one", "two") for seed in (1, 2)]
+    for result in results[:2]:
+        bits = result["length_blocks"]["bits"]
+        bits["2"] = bits.pop("8")
+    rise = next(v for v in judge(results, study).verdicts if v.region == "rise")
+    assert rise.comparison.outcome == "no verdict" and "one was not scored at 8 times" in rise.sentence
 
 
 @pytest.mark.slow

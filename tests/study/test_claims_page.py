@@ -53,6 +53,26 @@ def test_a_claim_is_found_by_its_key() -> None:
         claims.show("C99")
 
 
+def test_a_rule_on_the_search_is_told_with_the_searchs_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "searched"
+    shutil.copytree(RESULTS / "first-look", folder)
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    contrast = plan["study"]["contrasts"][0]
+    claim = {"key": "S", "sentence": "s", "source": "", "rule": "steadier", "contrasts": [contrast["name"]]}
+    plan["study"]["claims"] = [claim]
+    trials = [
+        {"learning_rate": rate, "seed": seed, "settings": {}, "unsteady": ""}
+        for rate in (1e-3, 2e-3)
+        for seed in (7, 8)
+    ]
+    arms = {arm["key"]: {"grid": [1e-3, 2e-3], "trials": trials} for arm in plan["arms"]}
+    plan["rates"] = {"steps": 250, "seeds": [7, 8], "arms": arms}
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    (trial,) = claims.trials(tmp_path / "results")
+    assert trial.repeated == "2 seeds × 2 learning rates"
+    assert trial.scale == "787k parameters, runs of 250 steps"
+
+
 def test_what_is_said_of_a_claim(capsys: pytest.CaptureFixture[str]) -> None:
     claims.show("C2")
     said = " ".join(capsys.readouterr().out.split())

@@ -67,7 +67,8 @@ def lengths_of_runs(
     times = [2**power for power in range(up_to.bit_length()) if 2**power <= up_to]
     if times[-1] != up_to:
         times.append(up_to)
-    blocks = blocks_of([d.text for d in load_corpus(text, field).documents], trained * up_to, most_blocks)
+    texts = [d.text for d in load_corpus(text, field).documents]
+    blocks = [block for _, block in blocks_of(texts, trained * up_to, most_blocks)]
     for folder in folders:  # what can't be read is told before the first one is scored
         read_folder(folder)
     runs = []

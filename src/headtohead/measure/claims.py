@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from headtohead.measure.power import ALPHA
 from headtohead.measure.statistics import Comparison, holm
@@ -26,18 +26,18 @@ RULES: dict[str, str] = {
     "edge-goes-away": (
         "The first contrast is at equal parameters, the second goes on from it to more parameters; "
         "both together are the edge. Supported: in every region the edge is different from zero after "
-        "Holm's correction with its whole 95 % interval beyond the margin, while at equal parameters "
-        "the whole interval lies above minus the margin. Contradicted: in one region there is, at "
-        "equal parameters, a gain that is different from zero after Holm's correction with its whole "
-        "interval beyond the margin. Undecided: anything else, also where there is no edge to "
-        "explain."
+        "Holm's correction with its whole 95 % interval beyond the margin, and so is what the second "
+        "contrast gains, while at equal parameters the whole interval lies above minus the margin. "
+        "Contradicted: in one region there is, at equal parameters, a gain that is different from zero "
+        "after Holm's correction with its whole interval beyond the margin. Undecided: anything else, also "
+        "where there is no edge to explain."
     ),
     "beats": (
         "Each contrast goes from the arm that is said to be worse to the one that is said to be better. "
         "Supported: in every contrast and region there is a gain that is different from zero after Holm's "
         "correction, with its whole 95 % interval beyond the margin. Contradicted: in one contrast and "
-        "region the whole interval lies above minus the margin, so no gain as large as the margin is left. "
-        "Undecided: anything else, and wherever a contrast is not judged."
+        "region the whole interval, each for itself, lies above minus the margin, so no gain as large as the "
+        "margin is left. Undecided: anything else, and wherever a contrast is not judged."
     ),
     "keeps-where-other-loses": (
         "Both contrasts take the same thing away, the first from the network that is said to do without it, "
@@ -53,7 +53,8 @@ RULES: dict[str, str] = {
         "finite, stood out at some step above those before it (by more than 6 robust standard deviations and "
         "2 %), or ended more than 2 % above the lowest point of its curve. Of the pairs in which one run was "
         "steady and the other was not, McNemar's exact test asks for the direction, after Holm's correction "
-        "over the claim's contrasts. Supported: every contrast has fewer unsteady runs, with p below 0.05. "
+        "over the claim's contrasts; it takes the pairs of one seed, which start alike, for independent. "
+        "Supported: every contrast has fewer unsteady runs, with p below 0.05. "
         "Contradicted: one has more, with p below 0.05. Undecided: anything else, also where hardly a run "
         "was unsteady."
     ),
@@ -136,8 +137,8 @@ def keeps_where_other_loses(
     return RegionFinding(region, together(outcomes), ", ".join(reasons))
 
 
-Steady = Mapping[tuple[float, int], bool]
-"""Whether an arm's run at a learning rate, under a seed, went steadily."""
+Steady = Mapping[tuple[Any, ...], bool]
+"""Whether an arm's run at a learning rate, under a seed and other settings, went steadily."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +183,15 @@ def steadier(found: Sequence[Steadiness], alpha: float = ALPHA) -> RegionFinding
     return RegionFinding("training", together(outcomes), ", ".join(reasons))
 
 
-def edge_goes_away(region: str, equal: Comparison, edge: Comparison, margin: float) -> RegionFinding:
-    """RULES["edge-goes-away"] in one region."""
+def edge_goes_away(
+    region: str, equal: Comparison, more: Comparison, edge: Comparison, margin: float
+) -> RegionFinding:
+    """RULES["edge-goes-away"] in one region: at equal parameters, what more of them bring, and both together."""
     if not _silent(equal) and _gains(equal):
         return RegionFinding(
             region, "contradicted", "the edge is there at equal parameters, beyond the margin"
         )
-    if _silent(equal) or _silent(edge):
+    if _silent(equal) or _silent(more) or _silent(edge):
         return RegionFinding(region, "undecided", "no verdict on a contrast it rests on")
     if not _gains(edge):
         none = edge.interval[0] > -margin
@@ -199,6 +202,8 @@ def edge_goes_away(region: str, equal: Comparison, edge: Comparison, margin: flo
         )
         return RegionFinding(region, "undecided", why)
     if equal.interval[0] > -margin:
+        if not _gains(more):
+            return RegionFinding(region, "undecided", "that more parameters bring the edge is not shown")
         return RegionFinding(
             region, "supported", "an edge with more parameters, none as large as the margin at equal ones"
         )

@@ -116,8 +116,9 @@ class AtLength:
     """By block, in the order of the blocks."""
 
 
-def blocks_of(texts: Sequence[str], size: int, most: int) -> list[str]:
-    """At most `most` stretches of `size` bytes, evenly over all that there are in the texts.
+def blocks_of(texts: Sequence[str], size: int, most: int) -> list[tuple[int, str]]:
+    """At most `most` stretches of `size` bytes, evenly over all that there are in the texts, each with the place of its
+    text.
 
     Raises:
         UserError: no text is that long.
@@ -136,7 +137,7 @@ def blocks_of(texts: Sequence[str], size: int, most: int) -> list[str]:
     blocks = []
     for number, at in (found[i] for i in places):
         start, end = (cut_at(encoded[number], place) if place else 0 for place in (at, at + size))
-        blocks.append(encoded[number][start:end].decode())
+        blocks.append((number, encoded[number][start:end].decode()))
     return blocks
 
 

@@ -39,8 +39,11 @@ class Held(Protocol):
         """A file of the prepared data, checked."""
         ...
 
-    def texts(self) -> list[str]:
-        """The scored documents, whole."""
+    groups: list[str]
+    """Of each scored document, what it belongs to."""
+
+    def texts(self) -> dict[int, str]:
+        """The scored documents by their places, whole."""
         ...
 
     def presented(self, examples: Sequence[Example]) -> list[Example]:
@@ -99,11 +102,14 @@ def beyond(
             told["tasks"][name] = judge_choices(network, task, Prompting(), count).as_json()
     if (asked := evaluation.get("lengths")) and "continuation" in data.regions:
         longest = round(asked["bytes"] * asked["times"][-1])
-        blocks = blocks_of(data.texts(), longest, asked["blocks"])
+        texts = data.texts()
+        cut = blocks_of(list(texts.values()), longest, asked["blocks"])
+        documents, blocks = list(texts), [block for _, block in cut]
         found = at_lengths(reader_of(model, data.tokenizer, manner), blocks, asked["bytes"], asked["times"])
         told["lengths"] = as_json(found)
         sizes = [sum(len(piece.encode()) for _, piece in pieces_of(block, longest)) for block in blocks]
         told["length_blocks"] = {
+            "groups": [data.groups[documents[place]] for place, _ in cut],
             "bytes": sizes,
             "bits": {f"{at.times:g}": [float(b) for b in at.bits] for at in found if at.refused is None},
         }

@@ -119,6 +119,14 @@ def _of_study(folder: Path, studies: Path) -> list[Trial]:
         arms = list(dict.fromkeys(key for pair in ends for key in pair))
         runs = {(line["arm"], line["seed"]) for line in page.shown}
         shown = [line["ledger"]["tokens_shown"] for line in page.shown if line["arm"] in arms]
+        sizes = [page.arm(key).parameters for key in arms]
+        repeated = _seeds(sum(all((arm, seed) in runs for arm in arms) for seed in page.study["seeds"]))
+        scale = _scale(sizes, shown)
+        if stated["rule"] == "steadier":  # which speaks of the search's runs
+            search = page.plan["rates"]
+            grid = next(iter(search["arms"].values()))["grid"]
+            repeated = f"{_seeds(len(search['seeds']))} × {len(grid)} learning rates"
+            scale = f"{_range(sizes)} parameters, runs of {search['steps']:,} steps"
         evidence = [
             Evidence(
                 f"{d.first.key} → {d.second.key}", d.region, d.difference, d.low, d.high, d.detectable,
@@ -135,10 +143,8 @@ def _of_study(folder: Path, studies: Path) -> list[Trial]:
                 outcome=claim.outcome if judgement.final else "still running",
                 findings=tuple((f.region, f.outcome, f.reason) for f in claim.findings),
                 evidence=tuple(evidence),
-                repeated=_seeds(
-                    sum(all((arm, seed) in runs for arm in arms) for seed in page.study["seeds"])
-                ),
-                scale=_scale([page.arm(key).parameters for key in arms], shown),
+                repeated=repeated,
+                scale=scale,
                 margin=f"±{page.study['margin']:g} bits per byte",
                 command=command(page.plan, studies, stated["key"]),
                 version=_version(page.plan),
@@ -234,13 +240,13 @@ def _with_settling(d: Difference) -> str:
 
 def _scale(sizes: Sequence[int], shown: Sequence[float], spread: bool = False) -> str:
     """Parameters of the networks, and the tokens that a run was shown: their mean, or the least and the most."""
+    tokens = "no" if not shown else _range(shown) if spread else _range([sum(shown) / len(shown)])
+    return f"{_range(sizes)} parameters, {tokens} tokens shown"
 
-    def said(values: Sequence[float]) -> str:
-        low, high = (decimal(value).replace(" ", "") for value in (min(values), max(values)))
-        return low if max(values) < 1.05 * min(values) else f"{low} to {high}"
 
-    tokens = "no" if not shown else said(shown) if spread else said([sum(shown) / len(shown)])
-    return f"{said(sizes)} parameters, {tokens} tokens shown"
+def _range(values: Sequence[float]) -> str:
+    low, high = (decimal(value).replace(" ", "") for value in (min(values), max(values)))
+    return low if max(values) < 1.05 * min(values) else f"{low} to {high}"
 
 
 def _version(plan: Mapping[str, Any]) -> str:

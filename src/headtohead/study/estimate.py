@@ -4,6 +4,7 @@ torch.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,9 +81,9 @@ def show(
         console.print()
         console.print(table)
         console.print(note)
-    if not rates and len(plan.seeds) > 1 and len(plan.arms) > 1:
-        documents = len(set(data["groups"]["test"]))
-        effect = detectable_before(plan.model_dump(mode="json", by_alias=True), documents)
+    documents = len(set(data["groups"]["test"]))
+    effect = detectable_before(plan.model_dump(mode="json", by_alias=True), documents)
+    if not rates and math.isfinite(effect):
         console.print(
             f"\nWith {len(plan.seeds)} seeds and {documents} held-out documents, a true difference of about "
             f"{effect:.3f} bits per byte would be found four times in five (supposing the spread of earlier "

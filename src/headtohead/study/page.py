@@ -20,7 +20,7 @@ import numpy as np
 
 from headtohead.errors import UserError
 from headtohead.files import read_text
-from headtohead.measure.verdicts import judged_regions
+from headtohead.measure.scored import judged_regions
 from headtohead.model.architecture import Architecture
 from headtohead.study.figures import Curve
 from headtohead.study.palette import Ink, inks

@@ -130,14 +130,14 @@ class RunData:
             )
         return path
 
-    def texts(self) -> list[str]:
-        """The scored documents, whole: the windows of their continuations, joined."""
+    def texts(self) -> dict[int, str]:
+        """The scored documents by their places, whole: the windows of their continuations, joined."""
         found: dict[int, list[str]] = {}
         for place in self.scored.region_of("continuation"):
             example = self.scored[int(place)]
             both = [*example.input.tolist(), *example.output.tolist()]
             found.setdefault(example.document, []).append(self.tokenizer.decode(both))
-        return ["".join(pieces) for pieces in found.values()]
+        return {document: "".join(pieces) for document, pieces in found.items()}
 
     def _open_shards(self, where: Path, wanted: Mapping[str, Any], evaluation: Mapping[str, Any]) -> None:
         """Training rows from sharded data, read as they are needed; of what is held out, as much as is scored."""
