@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,57 @@ def test_without_intervals_nothing_is_decided(tmp_path: Path) -> None:
     frontier = ladders.frontiers(tables, fits, ladders.LAWS[0])
     assert ladders.same_exponents(told, "a", "b", 0.05).outcome == "undecided"
     assert ladders.lower_frontier(frontier, "a", "b").outcome == "undecided"
+
+
+GROWS = {"B": 0.01, "beta": -0.2}
+"""A law by which more tokens make the loss worse, so that no way to spend a budget is the best."""
+
+
+def test_a_law_without_a_least_loss_is_no_number_and_decides_nothing(tmp_path: Path) -> None:
+    _, frontier = found(tmp_path, a={}, b=GROWS)
+    assert json.loads(json.dumps(frontier, allow_nan=False)) == frontier
+    assert frontier["loss"]["b"] == frontier["difference"]["b"] == [None] * 6
+    assert frontier["difference_intervals"]["b"] == [[None, None]] * 6
+    assert None not in frontier["loss"]["a"]
+    for ends in (("a", "b"), ("b", "a")):
+        finding = ladders.lower_frontier(frontier, *ends)
+        assert finding.outcome == "undecided" and "the fitted law of b has no least loss" in finding.reason
+
+
+def test_resamples_without_a_least_loss_leave_no_interval(tmp_path: Path) -> None:
+    """By the estimate size hardly matters, by many a resample a larger network is worse: those resamples could lie
+    anywhere, on either side.
+    """
+    _, frontier = found(tmp_path, a={}, b={"A": 0.0})
+    assert json.loads(json.dumps(frontier, allow_nan=False)) == frontier
+    assert max(frontier["difference"]["b"]) < 0
+    assert frontier["difference_intervals"]["b"][-1] == [None, None]
+    for ends in (("a", "b"), ("b", "a")):
+        finding = ladders.lower_frontier(frontier, *ends)
+        assert finding.outcome == "undecided" and "in too many resamples" in finding.reason
+
+
+@pytest.mark.parametrize("absent", [None, math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_bound_that_is_no_number_decides_nothing(absent: float | None, place: int) -> None:
+    bounds: list[float | None] = [-0.4, -0.2]
+    frontier = {
+        "C": [1e12],
+        "first": "a",
+        "loss": {"a": [1.3], "b": [1.0]},
+        "difference": {"b": [-0.3]},
+        "difference_intervals": {"b": [bounds]},
+    }
+    assert ladders.lower_frontier(frontier, "a", "b").outcome == "supported"
+    assert ladders.lower_frontier(frontier, "b", "a").outcome == "contradicted"
+    bounds[place] = absent
+    for ends in (("a", "b"), ("b", "a")):
+        assert ladders.lower_frontier(frontier, *ends).outcome == "undecided"
+
+
+def test_few_resamples_without_a_least_loss_widen_the_interval() -> None:
+    draws = np.linspace(0.0, 1.0, 999)[:, None]
+    (whole,) = ladders.bounds_of(draws)
+    draws[:10] = math.nan
+    (low, high) = ladders.bounds_of(draws)[0]
+    assert low == pytest.approx(whole[0]) and whole[1] < high < 1.0

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from headtohead import cli
+from headtohead.measure import timed
+from headtohead.measure.cost import Dialogue, Machine, dialogue_cost
 from headtohead.measure.dialogues import Held, grows_apart, growth
+from headtohead.measure.timed import Timed
+from headtohead.model.architecture import Architecture
+from headtohead.model.presets import architecture
 from headtohead.study import claims
-from headtohead.study.dialogue import Found, load_dialogue
+from headtohead.study.costing import check_kept
+from headtohead.study.dialogue import Found, load_dialogue, run
 
 FILE = """
 kind = "dialogue"
@@ -67,6 +75,51 @@ def test_growth_is_of_the_gap_and_in_turns_of_the_other() -> None:
     fast = Held(KEEPS, [10, 10, 10], [[2.0, 2.0, 3.0], [2.0, 2.0, 3.0]])
     found = growth(slow, fast)
     assert (found.value, found.low, found.high) == (2.0, 2.0, 2.0)
+
+
+def dialogue_with(*, keeps_in_round_2: int) -> Callable[..., list[list[list[Timed]]]]:
+    """In place of `timed_rounds`: dialogues that keep what the rules say, but for the last network's last turn of
+    round 2, which keeps so many tokens of its input.
+    """
+
+    def rounds(
+        networks: Sequence[Architecture], dialogue: Dialogue, count: int, report: object
+    ) -> list[list[list[Timed]]]:
+        found = [
+            [[Timed(1.0, turn.kept, turn.read) for turn in dialogue_cost(a, dialogue)] for a in networks]
+            for _ in range(count)
+        ]
+        last = found[1][-1]
+        last[-1] = replace(last[-1], kept={**last[-1].kept, "input": keeps_in_round_2})
+        return found
+
+    return rounds
+
+
+@pytest.mark.parametrize("kept", [15, 16, 17])
+def test_what_the_engine_keeps_is_what_the_rules_let_it_keep_in_every_round(
+    kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "talk.toml").write_text(FILE, encoding="utf-8")
+    monkeypatch.setattr(timed, "timed_rounds", dialogue_with(keeps_in_round_2=kept))
+    monkeypatch.setattr(timed, "measured_machine", lambda dtype: Machine(1e9, 1e9))
+    if kept == 6 + 1 + 3 + 6:  # turn 1 with its answer, and what was said in turn 2
+        run(Path("talk.toml"), out=Path("talk"))
+        return
+    with pytest.raises(AssertionError, match=r"redllm-causal-encoder-nano, turn 3.* modelled as kept"):
+        run(Path("talk.toml"), out=Path("talk"))
+    assert not (tmp_path / "talk" / "results.jsonl").exists()
+
+
+def test_counts_that_differ_are_told_apart() -> None:
+    turns = dialogue_cost(architecture("causal-nano"), Dialogue(3, 6, 3))
+    counted = [dict(turn.kept) for turn in turns]
+    check_kept("causal-nano", turns, counted)
+    for turn in range(3):
+        other = [{**kept, "text": kept["text"] + (n == turn)} for n, kept in enumerate(counted)]
+        with pytest.raises(AssertionError, match=f"causal-nano, turn {turn + 1}"):
+            check_kept("causal-nano", turns, other)
 
 
 def test_from_file_to_verdict(

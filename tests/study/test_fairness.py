@@ -122,3 +122,70 @@ def test_a_precision_that_the_recipe_asks_for_is_a_matter_of_the_recipe() -> Non
     results[0]["recipe"]["compile"] = True
     results[0]["identity"]["compiled"] = True
     assert "compiled" in [found.dimension for found in undeclared_differences(results, STUDY)]
+
+
+def streams(*rules: str, **own: Any) -> list[dict[str, Any]]:
+    """One stream of a layer for each rule, each read once or, as "a, b", several times."""
+    layers = [
+        {
+            "reads": [
+                {"keys": "text", "visibility": rule, "merged": False, "mixer": "softmax"}
+                for rule in layer.split(", ")
+            ],
+            "d_ff": 48,
+            "repeat": 1,
+        }
+        for layer in rules
+    ]
+    return [{"name": "text", "holds": "both", "layers": layers, "cycle_to": None, **own}]
+
+
+def layerwise(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> list[str]:
+    """What is undeclared between two networks that differ in their streams alone; depth is declared."""
+    study = copy.deepcopy(STUDY)
+    study["contrasts"][0]["declares"] = ["depth"]
+    results = [result(arm, 1) for arm in ("causal", "prefix")]
+    for run, own in zip(results, (one, two), strict=True):
+        run["ledger"]["visible_pairs"] = 4
+        run["description"]["streams"] = own
+    return [difference.dimension for difference in undeclared_differences(results, study)]
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (streams("causal", "anticausal"), streams("anticausal", "anticausal")),
+        (streams("causal", "full", "causal"), streams("full", "causal", "causal")),
+        (streams("causal", "full", cycle_to=3), streams("full", "causal", cycle_to=3)),
+        (streams("causal, full", "full"), streams("full", "full")),
+    ],
+)
+def test_what_every_layer_sees_counts(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> None:
+    """Also where the layers that come last see alike, and as many pairs are seen in all."""
+    assert layerwise(one, two) == layerwise(two, one) == ["visibility"]
+    assert layerwise(one, one) == layerwise(two, two) == []
+
+
+def test_in_which_layers_a_stream_is_read_counts() -> None:
+    stacks = architecture("redllm-nano").model_dump(mode="json")["streams"]
+    (layer,) = stacks[1]["layers"]
+    crossed = {**layer, "repeat": 1}
+    bare = {**crossed, "reads": crossed["reads"][:1]}
+    first, last = (
+        [stacks[0], {**stacks[1], "layers": layers}] for layers in ([crossed, bare], [bare, crossed])
+    )
+    assert layerwise(first, last) == ["visibility"]
+
+
+def test_the_same_layers_over_and_over_differ_in_depth_alone() -> None:
+    assert layerwise(streams("causal", "full", cycle_to=3), streams("causal", "full", cycle_to=5)) == []
+    repeated = streams("causal")
+    repeated[0]["layers"][0]["repeat"] = 3
+    assert layerwise(repeated, streams("causal", "causal")) == []
+
+
+def test_layers_that_see_alike_are_told_as_one() -> None:
+    study = copy.deepcopy(STUDY)
+    study["contrasts"][0]["declares"] = []
+    (difference,) = undeclared_differences([result(arm, 1) for arm in ("causal", "prefix")], study)
+    assert "({'text -> text': ('causal & same_document', False, 'softm…" in difference.sentence

@@ -5,6 +5,7 @@ The laws are fitted by `scaling`; here they are asked what a claim asks. numpy o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from headtohead.measure.claims import ClaimOutcome
-from headtohead.measure.scaling.arms import compared
+from headtohead.measure.scaling.arms import compared, plain
 from headtohead.measure.scaling.fitting import Asked, Fitted
 from headtohead.measure.scaling.intervals import percentile
 from headtohead.measure.scaling.laws import EXPONENTS, Counting, log_rows
@@ -94,7 +95,8 @@ def frontiers(
 
     Returns:
         "C": the budgets; "loss": arm to values; "intervals": arm to pairs; "difference" and "difference_intervals":
-        of every other arm, to the first.
+        of every other arm, to the first. A value is None where the law has no least loss (an exponent is not above
+        zero), a bound where those of too many resamples have none.
     """
     compute = {arm: table.positive(law.compute, "--compute") for arm, table in tables.items()}
     low = max(float(c.min()) for c in compute.values())
@@ -112,15 +114,15 @@ def frontiers(
     told: dict[str, Any] = {
         "C": budgets.tolist(),
         "loss": {arm: values.tolist() for arm, values in loss.items()},
-        "intervals": {arm: _pairs(draws) for arm, draws in drawn.items()},
+        "intervals": {arm: bounds_of(draws) for arm, draws in drawn.items()},
         "first": first,
         "difference": {arm: (loss[arm] - loss[first]).tolist() for arm in others},
         "difference_intervals": {},
     }
     for arm in others:
         count = min(len(drawn[arm]), len(drawn[first]))
-        told["difference_intervals"][arm] = _pairs(drawn[arm][:count] - drawn[first][:count])
-    return told
+        told["difference_intervals"][arm] = bounds_of(drawn[arm][:count] - drawn[first][:count])
+    return plain(told)
 
 
 def _least(counting: Counting, figures: Array, budgets: Array) -> Array:
@@ -128,16 +130,26 @@ def _least(counting: Counting, figures: Array, budgets: Array) -> Array:
     if not len(figures):
         return np.empty((0, len(budgets)))
     e, a, b, alpha, beta = figures.T
-    with np.errstate(divide="ignore"):
+    # A term that is nothing has a log of -inf, and a law without a least loss a NaN, which is told as None.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         parameters = np.stack([np.log(e), np.log(a), alpha, np.log(b), beta], axis=1)
-    best = counting.optimum(parameters, budgets)  # (R, 2, m)
-    return np.stack(
-        [np.exp(log_law(parameters[r], best[r])) for r in range(len(parameters))]
-    )  # one law at a time: each has points of its own
+        best = counting.optimum(parameters, budgets)  # (R, 2, m)
+        return np.stack(
+            [np.exp(log_law(parameters[r], best[r])) for r in range(len(parameters))]
+        )  # one law at a time: each has points of its own
 
 
-def _pairs(draws: Array) -> list[list[float]]:
-    return percentile(draws).T.tolist() if len(draws) else []
+def bounds_of(draws: Array) -> list[list[float]]:
+    """The 95 % interval (percentiles) of each column of draws (R, m); empty without draws.
+
+    A draw that is not a number could lie anywhere: it counts as beyond either bound.
+    """
+    if not len(draws):
+        return []
+    unknown = np.isnan(draws)
+    low = percentile(np.where(unknown, -np.inf, draws))[0]
+    high = percentile(np.where(unknown, np.inf, draws))[1]
+    return np.stack([low, high], axis=1).tolist()
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -178,10 +190,21 @@ def lower_frontier(frontier: Mapping[str, Any], first: str, second: str) -> Find
     """RULES["lower-frontier"] of what `frontiers` gave, one of the two being its first arm."""
     sign = 1 if frontier["first"] == first else -1
     other = second if sign == 1 else first
-    differences = [sign * value for value in frontier["difference"][other]]
+    differences = frontier["difference"][other]
+    if not all(map(_known, differences)):
+        without = [arm for arm in (first, second) if not all(map(_known, frontier["loss"][arm]))]
+        reasons = [f"the fitted law of {arm} has no least loss for a budget" for arm in without]
+        return Finding("undecided", "; ".join(reasons))
     intervals = frontier["difference_intervals"][other]
     if not intervals:
         return Finding("undecided", "there are no intervals yet")
+    if not all(map(_known, intervals[-1])):
+        return Finding(
+            "undecided",
+            f"in too many resamples the law of {first} or of {second} has no least loss for a budget, so the "
+            "difference has no interval",
+        )
+    differences = [sign * value for value in differences]
     low, high = sorted(sign * bound for bound in intervals[-1])
     reason = (
         f"at {frontier['C'][-1]:.2g} FLOPs {_signed(differences[-1])} bits per byte ({_signed(low)} to "
@@ -190,6 +213,10 @@ def lower_frontier(frontier: Mapping[str, Any], first: str, second: str) -> Find
     if high < 0 and all(d < 0 for d in differences):
         return Finding("supported", reason)
     return Finding("contradicted" if low > 0 else "undecided", reason)
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def decide(

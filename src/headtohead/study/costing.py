@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,13 +136,22 @@ def _measured(costed: Sequence[Costed], dialogue: Dialogue, rounds: int) -> tupl
     found: list[Costed] = []
     for one, turns in zip(costed, timed, strict=True):
         modelled = dialogue_cost(one.network, dialogue, machine)
-        for turn, was in zip(modelled, turns, strict=True):
-            if dict(turn.kept) != dict(was.kept):
-                raise AssertionError(
-                    f"{one.network.name}, turn {turn.number}: {turn.kept} modelled as kept, {was.kept} were"
-                )
+        check_kept(one.network.name, modelled, [was.kept for was in turns])
         found.append(Costed(one.network, as_measured(modelled, [was.milliseconds for was in turns])))
     return machine, found
+
+
+def check_kept(network: str, modelled: Sequence[Turn], kept: Sequence[Mapping[str, int]]) -> None:
+    """Compare what the visibility rules let each turn of a dialogue keep with what the decoding engine kept.
+
+    Raises:
+        AssertionError: they differ, so one of the two is wrong.
+    """
+    for turn, was in zip(modelled, kept, strict=True):
+        if dict(turn.kept) != dict(was):
+            raise AssertionError(
+                f"{network}, turn {turn.number}: {turn.kept} modelled as kept, {dict(was)} were"
+            )
 
 
 def as_measured(turns: Sequence[Turn], milliseconds: Sequence[float]) -> list[Turn]:

@@ -121,7 +121,7 @@ def run(file: Path, overrides: Sequence[str] = (), out: Path | None = None, dry_
     folder = out or Path("runs") / study.name
     make_folder(folder)
     with FolderLock(folder):
-        lines, machine = _held(study)
+        lines, machine = _held(study, costed)
         plan = {
             **versions(),
             "study_file": {"name": file.name},
@@ -141,12 +141,15 @@ def run(file: Path, overrides: Sequence[str] = (), out: Path | None = None, dry_
     print(f"the page: {page}")
 
 
-def _held(study: DialogueStudy) -> tuple[list[dict[str, Any]], Machine]:
+def _held(study: DialogueStudy, costed: Sequence[costing.Costed]) -> tuple[list[dict[str, Any]], Machine]:
     from headtohead.measure.timed import measured_machine, timed_rounds
 
     networks = study.architectures
     report = costing.reporter(len(networks) * (study.rounds + 1))
     rounds = timed_rounds(list(networks.values()), study.dialogue, study.rounds, report)
+    for one in rounds:
+        for name, modelled, turns in zip(networks, costed, one, strict=True):
+            costing.check_kept(name, modelled.turns, [turn.kept for turn in turns])
     machine = measured_machine(study.dtype)
     report("")
     lines = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 from headtohead.study.parts import DIMENSIONS
@@ -135,10 +136,9 @@ def _network(description: Mapping[str, Any]) -> dict[str, Any]:
     """An architecture's dump by dimension."""
     layers = [layer for stream in description["streams"] for layer in stream["layers"]]
     sees = {
-        f"{stream['name']} -> {read['keys']}": (read["visibility"], read["merged"], read.get("mixer"))
+        f"{stream['name']} -> {keys}": _rules(stream, keys)
         for stream in description["streams"]
-        for layer in stream["layers"]
-        for read in layer["reads"]
+        for keys in dict.fromkeys(read["keys"] for layer in stream["layers"] for read in layer["reads"])
     }
     return {
         "depth": sum(
@@ -156,6 +156,20 @@ def _network(description: Mapping[str, Any]) -> dict[str, Any]:
         "sharing": (len(description["streams"]), _own(description["streams"], "shares")),
         "visibility": sees,
     }
+
+
+def _rules(stream: Mapping[str, Any], keys: str) -> tuple[Any, ...]:
+    """By which rules a stream's layers read `keys`: the rule itself where all layers read once by the same one, else
+    those of each layer in order, up to where they begin again (how often they do is depth, told by itself).
+    """
+    once = [layer for layer in stream["layers"] for _ in range(layer["repeat"])]
+    layers = [
+        tuple((r["visibility"], r["merged"], r.get("mixer")) for r in layer["reads"] if r["keys"] == keys)
+        for layer in islice(cycle(once), stream.get("cycle_to") or len(once))
+    ]
+    period = next(n for n in range(1, len(layers) + 1) if layers[n:] == layers[:-n])
+    pattern = tuple(layers[:period])
+    return pattern[0][0] if period == 1 and len(pattern[0]) == 1 else pattern
 
 
 def _own(parts: Iterable[Mapping[str, Any]], key: str) -> list[str]:

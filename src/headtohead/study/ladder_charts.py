@@ -41,8 +41,10 @@ def charts_of(
 
 
 def _law_of(found: Mapping[str, Any], arm: str) -> dict[str, float] | None:
+    """The first law's parameters of an arm; None where one is not a number, for there is then no line."""
     for law in found["laws"].values():
-        return law["arms"][arm]["parameters"]
+        parameters = law["arms"][arm]["parameters"]
+        return None if None in parameters.values() else parameters
     return None
 
 
@@ -99,14 +101,20 @@ def _runs_chart(
 def _frontier_chart(
     runs: Sequence[Mapping[str, Any]], frontier: Mapping[str, Any], colour: alt.Color
 ) -> alt.LayerChart:
-    """The least loss for a budget by each arm's law with its band, over all runs."""
-    rows, bands = [], []
+    """The least loss for a budget by each arm's law with its band, over all runs. What is not a number is left out."""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    bands: list[dict[str, Any]] = []
     for arm, values in frontier["loss"].items():
-        rows += [{"C": c, "loss": v, "arm": arm} for c, v in zip(frontier["C"], values, strict=True)]
+        lines[arm] = [
+            {"C": c, "loss": loss, "arm": arm}
+            for c, loss in zip(frontier["C"], values, strict=True)
+            if loss is not None
+        ]
         bounds = frontier["intervals"][arm]
         bands += [
             {"C": c, "low": low, "high": high, "arm": arm}
             for c, (low, high) in zip(frontier["C"], bounds, strict=False)
+            if low is not None and high is not None
         ]
     x = alt.X(
         "C:Q", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~s"), title="training FLOPs"
@@ -121,7 +129,8 @@ def _frontier_chart(
         )
     marks = [{"C": r["FLOPs"], "loss": r["bits_per_byte"], "arm": r["arm"]} for r in runs]
     layers.append(alt.Chart(inline(marks)).mark_point(size=22, opacity=0.55).encode(x=x, y=y, color=colour))
+    rows = [row for line in lines.values() for row in line]
     layers.append(alt.Chart(inline(rows)).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour))
-    names = [{"C": frontier["C"][-1], "loss": v[-1], "arm": arm} for arm, v in frontier["loss"].items()]
+    names = [line[-1] for line in lines.values() if line]
     layers += charting.names_beside(names, x, y, colour)
     return charting.chart_of(alt.layer(*layers), 320)

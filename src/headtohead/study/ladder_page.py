@@ -18,6 +18,7 @@ from typing import Any
 from headtohead.errors import UserError
 from headtohead.files import write_atomic
 from headtohead.measure import ladders
+from headtohead.measure.scaling.arms import plain
 from headtohead.measure.scaling.fitting import Asked
 from headtohead.measure.scaling.isoflop import fit_isoflop
 from headtohead.measure.scaling.table import Table
@@ -189,7 +190,7 @@ def _isoflop(table: Table) -> dict[str, Any]:
     except UserError as error:
         return {"why_not": str(error).removeprefix(f"{table.path}: ")}
     told = {key: fitted.told[key] for key in ("parameters", "budgets", "notes") if key in fitted.told}
-    return json.loads(json.dumps(told))
+    return plain(told)
 
 
 # --------------------------------------------------------------------------------------------------------

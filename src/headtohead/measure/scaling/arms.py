@@ -39,7 +39,7 @@ def fit_file(path: Path, asked: Asked, by: str | None = None, tell: Tell | None 
         )
         asked = replace(asked, x=x[:1] if no_tokens else x)
     if by is None:
-        return _plain(_fit(table, asked, 0, tell).told)
+        return plain(_fit(table, asked, 0, tell).told)
     tables = table.by(by)
     if len(tables) < 2:
         only = next(iter(tables))
@@ -72,7 +72,7 @@ def compared(
         "differences": [_difference(a, b, fits[a], fits[b], asked) for a, b in combinations(fits, 2)],
         "seconds": time.perf_counter() - start,
     }
-    return fits, _plain(answer)
+    return fits, plain(answer)
 
 
 def check(asked: Asked) -> None:
@@ -120,12 +120,12 @@ def _difference(first: str, second: str, one: Fitted, other: Fitted, asked: Aske
     return told
 
 
-def _plain(value: Any) -> Any:
-    """The same, with None for what JSON has no word for."""
+def plain(value: Any) -> Any:
+    """The same lists and tables, with None for a number that JSON has no word for."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
