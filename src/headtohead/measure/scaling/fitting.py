@@ -169,7 +169,12 @@ def fit_points(
         along = [counting.exponents(parameters) for counting in countings]
         return np.concatenate([figures(asked.law, parameters), *along], axis=-1)
 
-    sample = Sample(all_figures(full.parameters[0]), all_figures(draws), all_figures(left_out))
+    sample = Sample(
+        all_figures(full.parameters[0]),
+        all_figures(draws),
+        all_figures(left_out),
+        spent=full.parameters.shape[1] if asked.method == "projection" else 0,
+    )
     return full, sample, draws
 
 

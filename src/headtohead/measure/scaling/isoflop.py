@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
 from headtohead.errors import UserError
-from headtohead.measure.power import ALPHA
 from headtohead.measure.scaling.fitting import Asked, Fitted, Tell
-from headtohead.measure.scaling.intervals import Sample, as_pairs, percentile
+from headtohead.measure.scaling.intervals import Sample, as_pairs, percentile, widening
 from headtohead.measure.scaling.solver import Array
 from headtohead.measure.scaling.table import FLOPS_PER_PARAMETER_AND_TOKEN, Table
 
@@ -167,8 +165,8 @@ def _fit(
     told["held_out"] = None
     drawn = np.empty((0, len(good)))
     if asked.resamples:
-        drawn = _draws(good, parabolas, asked.resamples, rng)
-        sample = Sample(estimate, _laws(good, compute, drawn), np.empty((0, 4)))
+        drawn, freedom = _draws(good, parabolas, asked.resamples, rng)
+        sample = Sample(estimate, _laws(good, compute, drawn), np.empty((0, 4)), freedom)
         told["intervals"] = as_pairs(NAMES, percentile(sample.draws))
         flat = float(np.isnan(drawn).mean())
         if flat > 0.01:
@@ -201,9 +199,9 @@ def _laws(profiles: list[Profile], compute: Array, sizes: Array) -> Array:
 
 def _draws(
     profiles: list[Profile], parabolas: list[Array], resamples: int, rng: np.random.Generator
-) -> Array:
+) -> tuple[Array, int]:
     """(R, budgets) best log sizes under residuals drawn anew. They are as much larger as Student's t is wider
-    than the normal distribution, for their spread is known from few runs.
+    than the normal distribution, for their spread is known from few runs; also its degrees of freedom.
     """
     left: list[Array] = []
     for profile, coefficients in zip(profiles, parabolas, strict=True):
@@ -213,15 +211,15 @@ def _draws(
         free = leverage < 1 - 1e-9  # a run that its parabola passes through shows no noise
         left.append(residual[free] / np.sqrt(1 - leverage[free]) / profile.loss.mean())
     pool = np.concatenate(left)
-    freedom = len(pool) - 3 * len(profiles)
-    pool = (pool - pool.mean()) * stdtrit(max(freedom, 1), 1 - ALPHA / 2) / ndtri(1 - ALPHA / 2)
+    freedom = max(len(pool) - 3 * len(profiles), 1)
+    pool = (pool - pool.mean()) * widening(freedom)
     columns: list[Array] = []
     for profile, coefficients in zip(profiles, parabolas, strict=True):
         noise = rng.choice(pool, size=(resamples, len(profile.loss))) * profile.loss.mean()
         columns.append(
             profile.lowest((profile.design @ coefficients + noise) @ np.linalg.pinv(profile.design).T)
         )
-    return np.stack(columns, axis=1)
+    return np.stack(columns, axis=1), freedom
 
 
 def _held_out(profiles: list[Profile], compute: Array, ends: Array, drawn: Array) -> dict[str, Any]:
