@@ -77,7 +77,7 @@ def test_what_is_said_of_a_claim(capsys: pytest.CaptureFixture[str]) -> None:
     claims.show("C2")
     said = " ".join(capsys.readouterr().out.split())
     assert "C2, study first-look: contradicted" in said
-    assert "0.062 bits per byte less (95 % interval 0.049 to 0.076)" in said
+    assert "0.063 bits per byte less (95 % interval 0.050 to 0.076)" in said
     assert "headtohead study studies/first-look.toml" in said
 
 
