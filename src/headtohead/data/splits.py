@@ -5,7 +5,7 @@ No split depends on a random generator: a group's part follows from its name.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar, cast
 
@@ -18,6 +18,7 @@ SECTION_BYTES = 4096  # a corpus of few documents is split by sections of at lea
 FEWEST_GROUPS = 12  # with fewer groups than this, documents are cut into sections first
 LARGEST_SHARE = 0.25  # ... or if one group holds more of the text than this
 SECTIONS = 40  # as many sections are aimed at then
+TUNE, TEST = 0.05, 0.08  # the usual shares
 
 
 class Grouped(Protocol):
@@ -51,7 +52,7 @@ class Splits(Generic[T]):
 
 
 def split_by_group(
-    documents: Sequence[T], *, tune: float = 0.05, test: float = 0.08, smallest_bytes: int = SMALLEST_BYTES
+    documents: Sequence[T], *, tune: float = TUNE, test: float = TEST, smallest_bytes: int = SMALLEST_BYTES
 ) -> Splits[T]:
     """Split by whole groups: documents of a group, and near-duplicates, are never parted.
 
@@ -85,6 +86,32 @@ def split_by_group(
     return Splits(
         tuple(parts["train"]), tuple(parts["tune"]), tuple(parts["test"]), dropped, merged, sectioned
     )
+
+
+def shares_that_hold(groups: Iterable[str], least: int) -> tuple[float, float] | None:
+    """The least shares (tune, test), from the usual ones up, by which `split_by_group` keeps `least` groups or more for
+    tuning, as many for testing, and one for training.
+
+    Args:
+        groups: as they are after near-duplicates were joined.
+
+    Returns:
+        None where there are too few groups, or so few in the lower half of the order that a part would be half of all.
+    """
+    places = sorted(map(_fraction, set(groups)))
+    if len(places) <= 2 * least:
+        return None
+    test = max(TEST, _just_beyond(places[least - 1]))
+    rest = [place for place in places if place >= test]
+    if len(rest) <= least:
+        return None
+    tune = max(TUNE, _just_beyond(rest[least - 1] - test))
+    return (tune, test) if max(tune, test) < 0.5 else None
+
+
+def _just_beyond(share: float) -> float:
+    """In three digits."""
+    return (int(share * 1000) + 1) / 1000
 
 
 def _in_group(document: T, group: str) -> T:

@@ -104,6 +104,8 @@ GRID = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)
 HORIZON_EXPONENT = 0.32
 """See `study.tuning.for_horizon`."""
 ROWS_PER_STEP = 8
+FEWEST_STEPS = 40
+"""Of a run whose data are enough for so many."""
 REHEARSAL_STEPS = 20
 NORMS = {"query_key": True, "value": True, "output": True}
 EVALUATION = {
@@ -127,6 +129,11 @@ class Lengths:
     side: int
     per_row: float
     rows: int
+
+
+def most_steps(lengths: Lengths) -> int:
+    """Of any run: after so many all training data have been read `MOST_PASSES` times."""
+    return max(1, MOST_PASSES * lengths.rows // ROWS_PER_STEP)
 
 
 @dataclass(frozen=True)
@@ -156,19 +163,19 @@ def budget(
         shapes: those that may be chosen, the smallest first; the smallest is taken where none sees enough.
     """
     seeds = (1, 2, 3)
-    runs = {"rates": len(CANDIDATES) * len(GRID), "lower": len(CANDIDATES) * (len(seeds) + 0.3)}
-    runs["upper"] = runs["lower"]
-    core_seconds = {part: minutes * 60 * workers * SHARES[part] for part in runs}
-    each = {part: max(core_seconds[part] / runs[part] - START_SECONDS * 0.7, 4.0) for part in runs}
+    # Runs of one thread each: how many have to go one after the other.
+    turns: dict[str, float] = {"rates": -(-len(CANDIDATES) * len(GRID) // workers)}
+    turns["lower"] = -(-len(CANDIDATES) * len(seeds) // workers) + 0.3 * -(-len(CANDIDATES) // workers)
+    turns["upper"] = turns["lower"]
+    each = {part: max(minutes * 60 * SHARES[part] / turns[part] - START_SECONDS * 0.7, 4.0) for part in turns}
     rate = here.matmul * TRAINING["bf16" if here.bf16 else "fp32"]
-    most = MOST_PASSES * lengths.rows // ROWS_PER_STEP
 
     def steps(shape: Shape, part: str) -> int:
         work = flops(
             described(shape, vocabulary), lengths.input, lengths.output, _supervised(CANDIDATES[0], kind)
         )
         found = each[part] * rate / (work["training"] * lengths.per_row * ROWS_PER_STEP)
-        return max(40, min(round(found), most))
+        return min(max(FEWEST_STEPS, round(found)), most_steps(lengths))
 
     chosen = shapes[0]
     for shape in shapes:
@@ -234,6 +241,7 @@ def comparison(plan: Plan, rung: Literal["lower", "upper"]) -> dict[str, Any]:
     b = plan.budget
     shape, steps = (b.shape, b.upper_steps) if rung == "upper" else (b.shape.lower, b.lower_steps)
     tried = [candidate for candidate in CANDIDATES if candidate.key in plan.arms]
+    rehearsed = min(REHEARSAL_STEPS, steps)
     told = f"{shape.depth} layers of width {shape.d_model} in the causal decoder"
     return {
         "kind": "compare",
@@ -249,7 +257,7 @@ def comparison(plan: Plan, rung: Literal["lower", "upper"]) -> dict[str, Any]:
         "architecture": {**shape.sizes, "positions": "rope", "norms": NORMS},
         "recipe": {"rows_per_step": ROWS_PER_STEP, "betas": [0.9, 0.99], "weight_decay": 0.1},
         "rungs": {
-            "rehearsal": {"steps": REHEARSAL_STEPS, "warmup_steps": REHEARSAL_STEPS // 4, "curve_points": 1},
+            "rehearsal": {"steps": rehearsed, "warmup_steps": rehearsed // 4, "curve_points": 1},
             "full": {"steps": steps, "warmup_steps": max(1, min(200, steps // 10)), "curve_points": 6},
         },
         "evaluation": EVALUATION,

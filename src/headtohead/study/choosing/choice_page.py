@@ -16,6 +16,7 @@ from markupsafe import Markup
 from headtohead.files import read_json, write_atomic
 from headtohead.measure.wording import decimals
 from headtohead.study import charting, figures
+from headtohead.study.choosing import winner
 from headtohead.study.choosing.recommending import Recommendation, Rung
 from headtohead.study.display import duration
 from headtohead.study.drawing import environment, who_sees_whom
@@ -55,13 +56,15 @@ def _values(out: Path, found: Recommendation, decided: Mapping[str, Any]) -> dic
     plan, request = decided["plan"], decided["request"]
     upper = found.upper
     rates = read_json(out / "rates.json", "the learning rates")
-    winner = out / "winner" / "result.json"
-    ranking = upper.ranking
+    ended = winner.result(out / "winner")
+    finished = ended is not None and ended["status"] == "finished"
+    ranking, arms = upper.ranking, upper.page.arms
+    trained = found.arm if not decided["winner"] else upper.page.arm(decided["winner"]["arm"])
     return {
         "found": found,
         "title": f"Which architecture for {plan['title']}?",
         "margin": upper.page.study["margin"],
-        "rows": [_row(found, arm) for arm in ranking],
+        "rows": [_row(found, arm) for arm in (*ranking, *(arm for arm in arms if upper.mean(arm) is None))],
         "best_first": [arm.label for arm in found.lower.ranking],
         "agree": found.lower.ranking[0].key == found.upper.ranking[0].key,
         "baselines": upper.page.baselines_of(upper.region),
@@ -71,11 +74,13 @@ def _values(out: Path, found: Recommendation, decided: Mapping[str, Any]) -> dic
         ],
         "grid": [f"{rate:g}" for rate in rates["arms"][ranking[0].key]["grid"]],
         "samples": upper.page.samples,
-        "winner": read_json(winner, "the result") if winner.is_file() else None,
+        "winner": ended if finished else None,
+        "winner_label": trained.label,
+        "winner_stopped": ended["reason"] if ended is not None and not finished else None,
         "winner_folder": str(out / "winner"),
         "request": request,
         "plan": plan,
-        "material": decided["material"],
+        "material": {"why": "", **decided["material"]},
         "left_out": decided["left_out"],
         "minutes": {part: duration(seconds) for part, seconds in decided["seconds"].items()},
         "taken": duration(sum(decided["seconds"].values())),

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from headtohead.data.corpora import Pairs
+from headtohead.data.corpora import Corpus, Pairs
 from headtohead.data.packing import plan_rows
 from headtohead.data.shards import ExampleStore, order
+from headtohead.data.splits import SMALLEST_BYTES, shares_that_hold, split_by_group
 from headtohead.errors import UserError
 from headtohead.files import write_atomic
 from headtohead.study.choosing.candidates import CANDIDATES, REFERENCE, Lengths
 from headtohead.study.parts import ArmArchitecture, DataSettings, Shared
 from headtohead.study.plan import Arm, Rung, Rungs, Study
-from headtohead.study.prepare import PARTS, Source, prepare, read_source, row_lengths
+from headtohead.study.prepare import PARTS, SCORED_PARTS, Source, prepare, read_source, row_lengths
 
 VOCABULARIES = (256 + 64, 512, 1024, 2048, 4096, 8192)
 BYTES_PER_ENTRY = 1500
@@ -27,18 +28,26 @@ WINDOW_BYTES = 384
 LONGEST_WINDOW = 2048
 BYTES_PER_TOKEN = 3
 LONGEST_ROW = 1024
+"""Tokens that a pair may have, input and output together with their two special tokens."""
 KEPT = 0.98
 """Of pairs: longer ones than this share of them would make every row as long as they are."""
+ENOUGH_KEPT = 0.5
+"""Of pairs: what is learnt from fewer says little about the others."""
+HELD_OUT = 2
+"""Texts that each part which is scored has at the least: what an input is worth is measured with that of another."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The study's data table, the material it cuts, and what its rows are like. `left_out`: pairs that are too long."""
+    """The study's data table, the material it cuts, and what its rows are like. `left_out`: how many pairs are too
+    long, and `why` in words.
+    """
 
     data: dict[str, Any]
     source: Source
     lengths: Lengths
-    left_out: int
+    left_out: int = 0
+    why: str = ""
 
 
 def cut(
@@ -51,12 +60,13 @@ def cut(
             up to `LONGEST_WINDOW` bytes.
 
     Raises:
-        UserError: too little text to learn from.
+        UserError: too little text to learn from or to hold out, pairs most of which are too long.
     """
     material = source.material
+    shares = _shares(material, material.name, say)
     if isinstance(material, Pairs):
         size = sum(len(side.encode()) for pair in material.pairs for side in (pair.input, pair.output))
-        data: dict[str, Any] = {"vocabulary": _vocabulary(size), "window_bytes": WINDOW_BYTES}
+        data: dict[str, Any] = {"vocabulary": _vocabulary(size), "window_bytes": WINDOW_BYTES, **shares}
         return _cut_pairs(source, material, data, folder, say)
     size = sum(len(document.text.encode()) for document in material.documents)
     asked = BYTES_PER_TOKEN * sum(part or 0 for part in serve)
@@ -68,8 +78,43 @@ def cut(
         "regions": ["continuation"],
         "row": row,
         "side": row * 9 // 16,
+        **shares,
     }
-    return Cut(data, source, _lengths(source, data, folder, say), 0)
+    return Cut(data, source, _lengths(source, material.name, data, folder, say))
+
+
+def _shares(material: Corpus | Pairs, name: str, say: Callable[[str], None]) -> dict[str, float]:
+    """data.tune and data.test where the usual shares of few texts would be a single one.
+
+    Raises:
+        UserError: too few texts for two parts of them to be held out.
+    """
+    if isinstance(material, Pairs):
+        texts, smallest, what, more = material.pairs, 0, "different inputs", "hundreds of different pairs"
+    else:
+        texts, smallest = material.documents, SMALLEST_BYTES
+        what, more = "different texts or sections of texts", "12 texts or more, or a longer one"
+    try:
+        splits = split_by_group(texts, smallest_bytes=smallest)
+    except UserError as error:  # it tells how many it takes to be split, which is fewer
+        raise UserError(f"{name} makes fewer than 3 {what}: {_NEEDED}; give {more}") from error
+    groups = {part: {found.group for found in getattr(splits, part)} for part in PARTS}
+    if all(len(groups[part]) >= HELD_OUT for part in SCORED_PARTS):
+        return {}
+    every = set().union(*groups.values())
+    if len(every) <= 2 * HELD_OUT:
+        raise UserError(f"{name} makes {len(every)} {what}: {_NEEDED}; give {more}")
+    found = shares_that_hold(every, HELD_OUT)
+    if found is None:  # seldom: a text's place follows from its name
+        raise UserError(
+            f"{name} makes {len(every)} {what}, too few of which fall into the parts that are held out: give {more}"
+        )
+    tune, test = found
+    say(f"{len(every)} {what} are few: {tune:.1%} of them are kept for tuning and {test:.1%} for testing")
+    return {"tune": tune, "test": test}
+
+
+_NEEDED = f"to choose by them takes {2 * HELD_OUT + 1} at the least, {HELD_OUT} to tune by and {HELD_OUT} to test on"
 
 
 def _vocabulary(size: int) -> int:
@@ -84,9 +129,18 @@ def _cut_pairs(
     prepare(_study(wide), source, folder / "measured", say)
     stores = [ExampleStore.open(folder / "measured", part) for part in PARTS]
     given, written = (np.concatenate(some) for some in zip(*(row_lengths([s]) for s in stores), strict=True))
-    most = np.minimum(np.quantile(given + written, KEPT) + 2, LONGEST_ROW)
-    side = np.minimum(np.quantile(np.maximum(given, written), KEPT) + 1, LONGEST_ROW)
-    fits = (given + written + 2 <= most) & (np.maximum(given, written) + 1 <= side)
+    held, longer = given + written + 2, np.maximum(given, written) + 1
+    usual = np.quantile(held, KEPT)
+    most = np.minimum(usual, LONGEST_ROW)
+    side = np.minimum(np.quantile(longer, KEPT), LONGEST_ROW)
+    fits = (held <= most) & (longer <= side)
+    count, beyond = len(material.pairs), int((held > LONGEST_ROW).sum())
+    if count - beyond < ENOUGH_KEPT * count:
+        raise UserError(
+            f"{material.name}: {beyond:,} of {count:,} pairs have more than {LONGEST_ROW:,} tokens, input and output "
+            f"together, which is the most that choose compares by (half have {np.median(held):,.0f} or more): give "
+            "shorter pairs, such as the part of each input that its output depends on"
+        )
     # A pair's tokens change a little with the tokenizer of what is left, so rows get some room more.
     data = {**data, "row": _rounded(most * 1.1), "side": _rounded(side * 1.1)}
     kept = {
@@ -95,29 +149,38 @@ def _cut_pairs(
         for i in np.flatnonzero(at).tolist()
     }
     some = [pair for pair in material.pairs if pair.name in kept]
-    if len(some) < len(material.pairs):
-        path = folder / "pairs.jsonl"
-        lines = (json.dumps({"input": p.input, "output": p.output}, ensure_ascii=False) for p in some)
-        write_atomic(path, "".join(line + "\n" for line in lines))
-        say(
-            f"{len(material.pairs) - len(some):,} of {len(material.pairs):,} pairs are longer than a row and left out"
-        )
-        source = read_source((), path, "text")
-    lengths = _lengths(source, data, folder, say)
-    return Cut(data, source, lengths, len(material.pairs) - len(some))
+    left_out = count - len(some)
+    if not left_out:
+        return Cut(data, source, _lengths(source, material.name, data, folder, say))
+    limited = beyond if usual > LONGEST_ROW else 0
+    reasons = {
+        f"have more than {LONGEST_ROW:,} tokens, input and output together": limited,
+        f"are longer, in all or on one side, than {KEPT:.0%} of all": left_out - limited,
+    }
+    why = " and ".join(f"{number:,} {reason}" for reason, number in reasons.items() if number)
+    say(f"{left_out:,} of {count:,} pairs are left out: {why}")
+    path = folder / "pairs.jsonl"
+    lines = (json.dumps({"input": p.input, "output": p.output}, ensure_ascii=False) for p in some)
+    write_atomic(path, "".join(line + "\n" for line in lines))
+    source = read_source((), path, "text")
+    usual_shares = {key: value for key, value in data.items() if key not in ("tune", "test")}
+    data = {**usual_shares, **_shares(source.material, material.name, say)}
+    return Cut(data, source, _lengths(source, material.name, data, folder, say), left_out, why)
 
 
 def _rounded(tokens: float) -> int:
     return max(32, -(-int(tokens) // 16) * 16)
 
 
-def _lengths(source: Source, data: dict[str, Any], folder: Path, say: Callable[[str], None]) -> Lengths:
+def _lengths(
+    source: Source, name: str, data: dict[str, Any], folder: Path, say: Callable[[str], None]
+) -> Lengths:
     study = _study(data)
     prepare(study, source, folder / "data", say)
     store = ExampleStore.open(folder / "data", "train")
     if len(store) < 64:
         raise UserError(
-            f"{source.material.name} makes {len(store)} training examples: to choose by it takes 64 at the least, and "
+            f"{name} makes {len(store)} training examples: to choose by it takes 64 at the least, and "
             "thousands to tell architectures apart"
         )
     given, written = row_lengths([store])

@@ -8,7 +8,7 @@ stage is a study or a training run of its own, so that a choice that was stopped
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headtohead.errors import UserError
-from headtohead.files import FolderLock, make_folder, read_json, write_atomic
+from headtohead.errors import Interrupted, UserError
+from headtohead.files import FolderLock, explain_os_error, make_folder, read_json, write_atomic
 from headtohead.model.architecture import Architecture
 from headtohead.study import runner, solo
 from headtohead.study.arms import matched_arms
-from headtohead.study.choosing import candidates, choice_page
+from headtohead.study.choosing import candidates, choice_page, winner
 from headtohead.study.choosing.candidates import (
     CANDIDATES,
     REFERENCE,
@@ -40,10 +40,13 @@ from headtohead.study.places import Here
 from headtohead.study.plan import Study
 from headtohead.study.prepare import Source, read_source
 from headtohead.study.results import is_done
-from headtohead.study.tuning import for_horizon
 from headtohead.validation import validated
 
 LEAST_MINUTES = 5
+OURS = re.compile(
+    r"\.lock|data|measured|pairs\.jsonl|\.(data|measured)\.unfinished|\.(pairs\.jsonl|choose\.json)\..+\.tmp"
+)
+"""What a choice that was killed before choose.json was written may have left."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def choose(request: Request, exports: Callable[[Path], bool]) -> Recommendation:
         exports: whether a run's network can be handed over to transformers (`solo.train`).
 
     Raises:
-        UserError: data that can't be read or learnt from, a limit that nothing keeps, another choice in the folder.
+        UserError: data that can't be read or learnt from, a limit that nothing keeps, another choice in the folder,
+            fewer than two architectures with a result, a recommended network whose loss was not finite.
         Interrupted: by Ctrl-C; the same command goes on.
     """
     if not request.text and request.pairs is None:
@@ -122,6 +126,8 @@ def choose(request: Request, exports: Callable[[Path], bool]) -> Recommendation:
     print(f"\n{found.lead}\nPage: {page}\n", flush=True)
     _train_winner(request, decided, found, out, exports)
     choice_page.write(out, found, asdict(decided))
+    trained = found.arm if decided.winner is None else found.upper.page.arm(decided.winner["arm"])
+    winner.check(out, trained.label, *_paths(request, decided), request.field)
     print(f"\n{found.lead}\nThe page: {page}\nThe network: {out / 'winner'}")
     return found
 
@@ -151,7 +157,7 @@ def _decided(request: Request, source: Source, out: Path) -> Decided:
                     f"start afresh with another --out, such as --out {out}-2"
                 )
         return decided
-    others = [p.name for p in out.iterdir() if p.name not in (".lock", "data", "measured", "pairs.jsonl")]
+    others = [p.name for p in out.iterdir() if not OURS.fullmatch(p.name)]
     if others:
         raise UserError(f"{out} holds other things ({sorted(others)[0]}): give a folder that is new (--out)")
     began = time.monotonic()
@@ -170,14 +176,16 @@ def _decided(request: Request, source: Source, out: Path) -> Decided:
         latency = _milliseconds(networks, serve)
         limit = request.max_latency_ms
         fast = [key for key, value in latency.items() if limit is None or value <= limit]
-        if len(fast) > 1 and (REFERENCE in fast):
+        if len(fast) > 1 and REFERENCE in fast:
             break
         shapes = shapes[: shapes.index(b.shape)]
         if not shapes:
-            soonest = min(latency, key=lambda key: latency[key])
+            soonest = min((key for key in latency if key != REFERENCE), key=lambda key: latency[key])
             raise UserError(
-                f"no two architectures answer {serve[0]} tokens with {serve[1]} within {limit:g} ms here, even at the "
-                f"smallest size: {soonest} takes {latency[soonest]:.0f} ms; allow more with --max-latency-ms"
+                f"no two architectures, the {CANDIDATES[0].label} among them (whose cost the others are brought to), "
+                f"answer {serve[0]} tokens with {serve[1]} within {limit:g} ms here, even at the smallest size: "
+                f"{REFERENCE} takes {latency[REFERENCE]:.1f} ms, {soonest} {latency[soonest]:.1f} ms; allow more with "
+                "--max-latency-ms"
             )
     too_slow = {
         k: f"takes {v:.0f} ms for an answer, more than {limit:g}" for k, v in latency.items() if k not in fast
@@ -189,6 +197,7 @@ def _decided(request: Request, source: Source, out: Path) -> Decided:
             "source": source.material.source,
             "pairs": str(out / "pairs.jsonl") if made.left_out else None,
             "left_out": made.left_out,
+            "why": made.why,
         },
         plan=_as_json(plan),
         latency=latency,
@@ -257,11 +266,8 @@ def _heading(name: str, plan: Plan, decided: Decided) -> str:
 
 def _study(name: str, request: Request, decided: Decided, out: Path) -> None:
     folder = out / name
-    if not (
-        folder / "data" / "data.json"
-    ).is_file():  # the same text, cut the same: nothing is prepared again
-        make_folder(folder)
-        shutil.copytree(out / "data", folder / "data", dirs_exist_ok=True)
+    if not (folder / "data" / "data.json").is_file():
+        take_data(out, folder)
     text, pairs = _paths(request, decided)
     runner.study(
         out / f"{name}.toml",
@@ -273,6 +279,23 @@ def _study(name: str, request: Request, decided: Decided, out: Path) -> None:
     )
 
 
+def take_data(out: Path, folder: Path) -> None:
+    """Give a study the prepared data of OUT, whole or not at all: the same text, cut the same, is not prepared again.
+
+    Raises:
+        UserError: a full disk.
+    """
+    unfinished = folder / ".data.unfinished"
+    make_folder(folder)
+    try:
+        for old in (unfinished, folder / "data"):
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.copytree(out / "data", unfinished)
+        unfinished.rename(folder / "data")
+    except OSError as error:
+        raise UserError(f"cannot write {folder / 'data'}: {explain_os_error(error)}") from error
+
+
 def _paths(request: Request, decided: Decided) -> tuple[tuple[Path, ...], Path | None]:
     kept = decided.material["pairs"]
     return request.text, (request.pairs if kept is None else Path(kept))
@@ -282,26 +305,32 @@ def _train_winner(
     request: Request, decided: Decided, found: Recommendation, out: Path, exports: Callable[[Path], bool]
 ) -> None:
     """Train the recommended network for the time that is left, or go on with it."""
-    folder = out / "winner"
+    folder, file = out / "winner", out / "winner.toml"
     if is_done(folder):
         return
-    if decided.winner is None:
+    told = decided.winner
+    if told is None:
         left = 60 * request.minutes - sum(decided.seconds.values())
         seconds = max(left, 60 * request.minutes * SHARES["winner"] / 2)
-        decided.winner = {"arm": found.arm.key, "steps": found.steps_in(seconds)}
-        _keep(decided, out)
-        write_atomic(out / "winner.toml", candidates.written(_winner(decided, found, out)))
-    steps = decided.winner["steps"]
-    print(f"the {found.arm.label} is trained for {steps:,} steps, in {folder}", flush=True)
+        told = {"arm": found.arm.key, "steps": found.steps_in(seconds)}
+    if not (folder / "run.json").is_file():
+        write_atomic(file, candidates.written(winner.tables(_plan(decided), told["arm"], told["steps"], out)))
+    decided.winner = told
+    _keep(decided, out)
+    label = found.upper.page.arm(told["arm"]).label
+    print(f"the {label} is trained for {told['steps']:,} steps, in {folder}", flush=True)
     if (folder / "run.json").is_file():
         words = solo.Words(resume=folder)
     else:
         text, pairs = _paths(request, decided)
         given = None if request.field == "text" else request.field
-        words = solo.Words(str(out / "winner.toml"), text, pairs, field=given, out=folder)
+        words = solo.Words(str(file), text, pairs, field=given, out=folder)
     began = time.monotonic()
     try:
         solo.train(words, _no_origin, exports)
+    except UserError as error:
+        if isinstance(error, Interrupted) or not is_done(folder):
+            raise  # a loss that was not finite is a result, which the page tells first
     finally:
         decided.seconds["winner"] = decided.seconds.get("winner", 0.0) + time.monotonic() - began
         _keep(decided, out)
@@ -309,37 +338,3 @@ def _train_winner(
 
 def _no_origin(folder: Path) -> solo.Origin:
     raise UserError(f"{folder}: a choice starts with fresh weights")
-
-
-def _winner(decided: Decided, found: Recommendation, out: Path) -> dict[str, Any]:
-    """The tables of the training file of the recommended network: that of the upper rung, with its settings."""
-    plan = read_json(out / "upper" / "plan.json", "the plan")
-    arm = next(entry for entry in plan["arms"] if entry["key"] == found.arm.key)
-    rates = read_json(out / "rates.json", "the learning rates")
-    steps = (decided.winner or {})["steps"]
-    rate = for_horizon(
-        rates["arms"][found.arm.key]["optimum"], rates["steps"], steps, candidates.HORIZON_EXPONENT
-    )
-    network = {
-        k: v for k, v in arm["architecture"].items() if k not in ("name", "vocabulary") and v is not None
-    }
-    data = {k: v for k, v in decided.plan["data"].items() if k != "regions"}
-    text = decided.plan["kind"] == "text"
-    return {
-        "kind": "train",
-        "name": "winner",
-        "title": f"{found.arm.label}, chosen by headtohead choose",
-        **({"objective": "prefix"} if text else {}),
-        "supervise": arm["supervise"],
-        "architecture": network,
-        "data": data,
-        "recipe": {
-            **candidates.comparison(_plan(decided), "upper")["recipe"],
-            "learning_rate": rate,
-            "steps": steps,
-            "warmup_steps": max(1, min(200, steps // 10)),
-            "threads": os.cpu_count() or 1,
-            "seed": 1,
-        },
-        "evaluation": {"points": 6, "windows": 400},
-    }
