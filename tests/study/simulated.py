@@ -391,6 +391,7 @@ def results(moment: str) -> list[dict[str, Any]]:
                 "two-causal",
                 1,
                 status="stopped",
+                step=412,
                 reason=reason,
                 bits_per_byte={},
                 value_of_input={},

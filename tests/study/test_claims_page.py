@@ -109,3 +109,15 @@ def test_what_is_kept_of_a_study(tmp_path: Path) -> None:
     (tmp_path / "half" / "results.jsonl").write_text("\n".join(lines[:9]) + "\n")
     with pytest.raises(UserError, match="is not finished"):
         claims.keep(tmp_path / "half", tmp_path)
+    # A run that was given up, by a worker that died thrice, is to be done again.
+    given_up = {"arm": "causal", "seed": 3, "rung": "full", "status": "stopped", "reason": "its process died"}
+    rest = [
+        line
+        for line in map(json.loads, lines)
+        if (line["arm"], line["seed"], line["rung"]) != ("causal", 3, "full")
+    ]
+    (tmp_path / "half" / "results.jsonl").write_text(
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [*rest, given_up])
+    )
+    with pytest.raises(UserError, match="is not finished"):
+        claims.keep(tmp_path / "half", tmp_path)

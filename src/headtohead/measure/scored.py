@@ -19,6 +19,11 @@ RISE = "rise"
 """Judged as a region: what the longest of the lengths that runs are scored at costs more than the training length."""
 
 
+def given_up(result: Result) -> bool:
+    """Whether a run ended for what went on around it, and not at a step of its own: it is to be done again."""
+    return result.get("status") == "stopped" and "step" not in result
+
+
 def judged_regions(study: Mapping[str, Any]) -> list[str]:
     """The study's regions, and the rise where lengths are scored."""
     regions = list(study["data"]["regions"])

@@ -23,6 +23,7 @@ from headtohead.measure.scored import (
     Result,
     Runs,
     arms_scored,
+    given_up,
     judged_regions,
     kinds,
     lengths_of,
@@ -97,7 +98,7 @@ def judge(
     arms: list[str] = [arm["key"] for arm in study["arms"]]
     full = {(r["arm"], r["seed"]): r for r in results if r.get("rung") == "full"}
     finished = {key: r for key, r in full.items() if r.get("status") == "finished"}
-    ended = {key: r for key, r in full.items() if key in finished or "step" in r}
+    ended = [key for key, r in full.items() if not given_up(r)]
     final = all((arm, seed) in ended for arm in arms for seed in study["seeds"])
     planned = _planned(study)
     scores = {region: scores_of(finished, study, region) for region in regions}

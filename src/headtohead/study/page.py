@@ -20,7 +20,7 @@ import numpy as np
 
 from headtohead.errors import UserError
 from headtohead.files import read_text
-from headtohead.measure.scored import judged_regions
+from headtohead.measure.scored import given_up, judged_regions
 from headtohead.model.architecture import Architecture
 from headtohead.study.figures import Curve
 from headtohead.study.palette import Ink, inks
@@ -201,7 +201,8 @@ class Page:
 
     @cached_property
     def moment(self) -> Moment:
-        if not any(run.status == "to come" for run in self.runs):
+        again = any(map(given_up, self.results))
+        if not again and not any(run.status == "to come" for run in self.runs):
             return "finished"
         if any(line["rung"] == "full" for line in self.results):
             return "underway"

@@ -16,6 +16,7 @@ from typing import Any
 
 from headtohead.errors import UserError
 from headtohead.files import make_folder, read_text, write_atomic
+from headtohead.measure.scored import given_up
 from headtohead.study.results import read_plan
 from headtohead.study.schedule import RUNGS, Run
 from headtohead.study.tuning import shared_rate
@@ -227,17 +228,12 @@ def _lines(folders: Sequence[Path], name: str, twice: bool) -> dict[tuple[str, s
                 ) from error
             if twice and key in found and found[key] != f"{line}\n":
                 before = json.loads(found[key])
-                if "finished" not in (before["status"], entry["status"]) or _given_up(entry):
+                if "finished" not in (before["status"], entry["status"]) or given_up(entry):
                     continue
-                if not _given_up(before):
+                if not given_up(before):
                     raise UserError(
                         f"{where[key]} and {folder} both have the {key[0]} run of '{key[1]}' under seed {key[2]}, and "
                         "it ended differently: they are not of one study"
                     )
             found[key], where[key] = f"{line}\n", folder
     return found
-
-
-def _given_up(entry: Mapping[str, Any]) -> bool:
-    """Whether a run ended for what went on around it, and not at a step of its own."""
-    return entry["status"] == "stopped" and "step" not in entry

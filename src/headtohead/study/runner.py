@@ -21,6 +21,7 @@ from typing import Any
 
 from headtohead.errors import Interrupted, UserError, about
 from headtohead.files import FolderLock, write_atomic
+from headtohead.measure.scored import given_up
 from headtohead.model.budget import cache_bytes
 from headtohead.study import estimate
 from headtohead.study.arms import Matched, matched_arms, too_large, vocabulary
@@ -338,7 +339,7 @@ def _write_rates(
     """The search's outcome as the file that the comparison reads, when every arm has at least one finished
     run.
     """
-    waiting = [r for r in results if r["status"] == "stopped" and "step" not in r]
+    waiting = [r for r in results if given_up(r)]
     if waiting or len(results) < len(plan.arms) * len(rates.grid):
         some = (
             f": {waiting[0]['arm']} at {waiting[0]['learning_rate']:g}, {waiting[0]['reason']}"
