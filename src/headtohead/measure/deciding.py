@@ -20,7 +20,7 @@ from headtohead.measure.claims import (
     steadiness,
     together,
 )
-from headtohead.measure.scored import Runs, judged_regions
+from headtohead.measure.scored import judged_regions
 from headtohead.measure.statistics import Comparison
 
 
@@ -58,17 +58,10 @@ def edge_name(claim: Mapping[str, Any]) -> str:
     return " + ".join(claim["contrasts"])
 
 
-def diverged(full: Runs, arms: Sequence[str]) -> list[tuple[str, int]]:
-    """The runs of some arms that stopped at a step of their own, by arm and seed."""
-    return [
-        key for key, r in full.items() if key[0] in arms and r.get("status") != "finished" and "step" in r
-    ]
-
-
 def claim_verdict(
     claim: Mapping[str, Any],
     verdicts: Sequence[Verdict],
-    full: Runs,
+    diverged: Sequence[tuple[str, int]],
     final: bool,
     study: Mapping[str, Any],
     searched: Mapping[str, Any] | None,
@@ -78,7 +71,7 @@ def claim_verdict(
 
     Args:
         verdicts: on all contrasts and edges, in all regions.
-        full: full runs by arm and seed, however they ended.
+        diverged: arm and seed of the full runs that stopped at a step of their own.
         searched, refused: as for `verdicts.judge`.
     """
     rule = claim.get("rule")
@@ -96,7 +89,7 @@ def claim_verdict(
         ends = {
             c[end] for c in study["contrasts"] for end in ("from", "to") if c["name"] in claim["contrasts"]
         }
-        if lost := diverged(full, sorted(ends)):
+        if lost := [(arm, seed) for arm, seed in diverged if arm in ends]:
             # The runs that are left are those that went well: what they say is not what the arm does.
             why = ", ".join(f"{arm} did not end under seed {seed}" for arm, seed in lost)
             found = [replace(f, outcome="undecided", reason=why) for f in found]

@@ -13,7 +13,7 @@ from headtohead.measure.statistics import Scores
 
 Result = Mapping[str, Any]
 Runs = Mapping[tuple[str, int], Result]
-"""Finished full runs by arm and seed."""
+"""Full runs, by arm and seed."""
 
 RISE = "rise"
 """Judged as a region: what the longest of the lengths that runs are scored at costs more than the training length."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from headtohead.errors import UserError
-from headtohead.measure.deciding import ClaimVerdict, Verdict, claim_verdict, diverged, edge_name
+from headtohead.measure.deciding import ClaimVerdict, Verdict, claim_verdict, edge_name
 from headtohead.measure.power import PRIOR, smallest_detectable_effect
 from headtohead.measure.scored import (
     RISE,
@@ -99,6 +99,7 @@ def judge(
     full = {(r["arm"], r["seed"]): r for r in results if r.get("rung") == "full"}
     finished = {key: r for key, r in full.items() if r.get("status") == "finished"}
     ended = [key for key, r in full.items() if not given_up(r)]
+    diverged = [key for key in ended if key not in finished]
     final = all((arm, seed) in ended for arm in arms for seed in study["seeds"])
     planned = _planned(study)
     scores = {region: scores_of(finished, study, region) for region in regions}
@@ -123,7 +124,7 @@ def judge(
     decided = decide(estimates, [t.bytes if t else np.ones(1) for t in tables], margin)
 
     verdicts = [
-        _verdict(comparison, p, region, full, margin, final)
+        _verdict(comparison, p, region, finished, diverged, margin, final)
         for (region, p), comparison in zip(owners, decided, strict=True)
     ]
     edge_names = {p.contrast.name for p in planned if p.edge}
@@ -132,7 +133,7 @@ def judge(
         verdicts=tuple(v for v in verdicts if v.name not in edge_names),
         edges=tuple(v for v in verdicts if v.name in edge_names),
         claims=tuple(
-            claim_verdict(claim, verdicts, full, final, study, searched, refused or {})
+            claim_verdict(claim, verdicts, diverged, final, study, searched, refused or {})
             for claim in study.get("claims", ())
         ),
         levels={region: tuple(levels(t)) if t else () for region, t in scores.items()},
@@ -226,17 +227,17 @@ def _verdict(
     comparison: Comparison,
     planned: _Planned,
     region: str,
-    full: Runs,
+    finished: Runs,
+    diverged: Sequence[tuple[str, int]],
     margin: float,
     final: bool,
 ) -> Verdict:
     arms = (planned.contrast.arm_from, planned.contrast.arm_to)
-    finished = {key: r for key, r in full.items() if r.get("status") == "finished"}
     values = [value_of_input(finished, arm, region) for arm in arms]
     value = float(np.mean(values))
     cautions = [
         *comparison.notes,
-        *(f"{arm} did not end under seed {seed}" for arm, seed in diverged(full, arms)),
+        *(f"{arm} did not end under seed {seed}" for arm, seed in diverged if arm in arms),
     ]
     if comparison.outcome != "no verdict":
         if planned.factor == GATED:

@@ -116,7 +116,7 @@ class Recommendation:
         cheaper = self.arm.key != self.best.key
         if not self.settled:
             return self._not_settled(name, cheaper)
-        level = _listed(self._those("level"), "and")
+        level = _listed(self._those("level"))
         if cheaper:
             return (
                 f"Take the {name}: it and the {level} are level within the margin, and it answers sooner than the "
@@ -134,7 +134,7 @@ class Recommendation:
         )
 
     def _not_settled(self, name: str, cheaper: bool) -> str:
-        open_ = _listed(self._those("not settled"), "and")
+        open_ = _listed(self._those("not settled"))
         unjudged = [rival for rival in self.rivals if rival.standing == "not judged"]
         if len(unjudged) == len(self.rivals):
             told = f"Not settled: there is nothing to hold the {name} against"
@@ -212,8 +212,8 @@ def _settled(rivals: Sequence[Rival]) -> bool:
     return all(rival.standing in ("behind", "level") for rival in rivals)
 
 
-def _listed(names: Sequence[str], last: str) -> str:
-    return f" {last} the ".join(names)
+def _listed(names: Sequence[str]) -> str:
+    return " and the ".join(names)
 
 
 def _rivals(rung: Rung, arm: Arm) -> tuple[Rival, ...]:
